@@ -128,7 +128,7 @@ enum Command {
 
 /// Selects a server on this machine.
 #[derive(Clone, Debug, Default, Args)]
-struct Place {
+struct LocalServer {
     /// Directory with all data of the server [default: ./errand-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
@@ -139,27 +139,27 @@ struct Place {
 
 /// Selects a server by its API.
 #[derive(Clone, Debug, Default, Args)]
-struct Remote {
+struct RemoteServer {
     /// Base URL of the server [default: ERRAND_URL, or http://127.0.0.1:8700]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 }
 
 /// What a command works with besides its arguments.
-struct Surroundings {
+struct CommandContext {
     out: Out,
     /// Environment variables whose names begin with `ERRAND_`.
     env: BTreeMap<String, String>,
 }
 
-impl Surroundings {
+impl CommandContext {
     fn settings(&self, flags: &Flags) -> Result<Config> {
         let file = settings::read_file(flags, &self.env).context("invalid settings")?;
         settings::load(flags, &self.env, file.as_ref()).context("invalid settings")
     }
 
-    fn settings_of(&self, place: &Place) -> Result<Config> {
-        let Place { data_dir, config } = place.clone();
+    fn settings_of(&self, place: &LocalServer) -> Result<Config> {
+        let LocalServer { data_dir, config } = place.clone();
         self.settings(&Flags {
             listen: None,
             data_dir,
@@ -167,7 +167,7 @@ impl Surroundings {
         })
     }
 
-    fn client(&self, remote: &Remote) -> Result<Client> {
+    fn client(&self, remote: &RemoteServer) -> Result<Client> {
         let set = |name: &str| {
             self.env
                 .get(name)
@@ -200,7 +200,7 @@ pub fn run(cli: Cli) -> Result<(), Failed> {
                 .enable_all()
                 .build();
             let runtime = runtime.context("the program's threads cannot be started")?;
-            let surroundings = Surroundings { out, env };
+            let surroundings = CommandContext { out, env };
             let result = runtime.block_on(Box::pin(dispatch(cli.command, &surroundings)));
             // A thread that is blocked reading from the terminal cannot be ended, so do not wait for it.
             runtime.shutdown_background();
@@ -233,14 +233,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
+async fn dispatch(command: Command, with: &CommandContext) -> Result<()> {
     match command {
         Command::Serve(args) => serve::run(&args, with).await,
         Command::Demo(args) => demo::run(&args, with).await,
         Command::Selftest(args) => selftest::run(&args, with).await,
         Command::Config(flags) => config::run(&flags, with),
         Command::Backup(args) => backup::back_up(&args, with).await,
-        Command::Restore(args) => backup::bring_back(&args, with).await,
+        Command::Restore(args) => backup::restore_backup(&args, with).await,
         Command::Doctor(args) => doctor::run(&args, with).await,
         Command::Keys(command) => keys::run(command, with).await,
         Command::Teams(command) => teams::run(command, with).await,
@@ -257,7 +257,7 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
 }
 
 /// Prints the warnings about settings to standard error.
-fn warn(with: &Surroundings, warnings: &[Warning]) -> Result<()> {
+fn warn(with: &CommandContext, warnings: &[Warning]) -> Result<()> {
     for warning in warnings {
         let text = format!("{}: {}", warning.path, warning.message);
         let label = with.out.paint_note(Style::Yellow, "warning:");
@@ -267,6 +267,6 @@ fn warn(with: &Surroundings, warnings: &[Warning]) -> Result<()> {
 }
 
 /// The response has the wrong type for the request. Only another version of the server returns one.
-fn strange_answer() -> anyhow::Error {
+fn unexpected_response() -> anyhow::Error {
     anyhow::anyhow!("the server gave another answer than was asked for; is it of this version?")
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use errand_core::id::AgentId;
 
 use super::out::printable;
-use super::{Remote, Surroundings, assignment, warn};
+use super::{CommandContext, RemoteServer, assignment, warn};
 use crate::client::{AgentReply, Client, Reply};
 
 #[derive(Debug, Subcommand)]
@@ -17,28 +17,28 @@ pub(super) enum Command {
         /// YAML or JSON, see examples/invoices.yaml; `-` reads standard input
         file: PathBuf,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// List agents, newest first
     List {
         #[command(flatten)]
         page: Paging,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Show an agent and the build that new runs use
     Get {
         /// ID or name
         agent: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Delete an agent; its runs continue and stay readable
     Delete {
         /// ID or name
         agent: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Paging {
     pub(super) offset: u64,
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
         Command::Create { file, remote } => {
@@ -80,7 +80,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 .into_iter()
                 .map(|agent| [agent.id, agent.name, agent.created_at]);
             out.table(&["id", "name", "created"], rows)?;
-            note_the_rest(with, shown, page.offset, list.value.total)?;
+            note_more(with, shown, page.offset, list.value.total)?;
         }
         Command::Get { agent, remote } => {
             let client = with.client(&remote)?;
@@ -96,7 +96,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     Ok(())
 }
 
-fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
+fn show(with: &CommandContext, reply: &Reply<AgentReply>) -> Result<()> {
     let out = &with.out;
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
@@ -126,8 +126,8 @@ fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
 }
 
 /// Notes on standard error that the list has more entries.
-pub(super) fn note_the_rest(
-    with: &Surroundings,
+pub(super) fn note_more(
+    with: &CommandContext,
     shown: usize,
     offset: u64,
     total: u64,

@@ -10,14 +10,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::out::{Out, Style};
-use super::{Place, Surroundings, strange_answer};
+use super::{CommandContext, LocalServer, unexpected_response};
 use crate::admin::reach;
 use crate::admin::{AdminAnswer, BackupLine};
 use crate::backup::{Manifest, Progress, ProgressLine, restore, verify};
 use crate::config::Config;
 
 /// Interval between updates of the progress line.
-const TOLD_EVERY: Duration = Duration::from_millis(250);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(250);
 const MIB: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct BackupArgs {
     /// New or empty directory for the backup
     dir: PathBuf,
     #[command(flatten)]
-    place: Place,
+    place: LocalServer,
 }
 
 #[derive(Debug, clap::Args)]
@@ -36,20 +36,20 @@ pub(super) struct RestoreArgs {
     #[arg(long)]
     check: bool,
     #[command(flatten)]
-    place: Place,
+    place: LocalServer,
 }
 
 /// Progress line on a terminal; hidden if standard error is not one.
-struct Told(ProgressBar);
+struct ProgressNote(ProgressBar);
 
-impl Told {
+impl ProgressNote {
     fn begin(out: &Out) -> Result<Self> {
         let bar = if out.is_watched() {
             ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?)
         } else {
             ProgressBar::hidden()
         };
-        bar.enable_steady_tick(TOLD_EVERY);
+        bar.enable_steady_tick(UPDATE_INTERVAL);
         Ok(Self(bar))
     }
 
@@ -71,25 +71,25 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for ProgressNote {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }
 
-pub(super) async fn back_up(args: &BackupArgs, with: &Surroundings) -> Result<()> {
+pub(super) async fn back_up(args: &BackupArgs, with: &CommandContext) -> Result<()> {
     let config = with.settings_of(&args.place)?;
     let dir = std::path::absolute(&args.dir).context("the path cannot be resolved")?;
-    let told = Told::begin(&with.out)?;
-    let answer = reach::back_up(&config, &dir, &|line| told.say(line)).await?;
-    drop(told);
+    let note = ProgressNote::begin(&with.out)?;
+    let answer = reach::back_up(&config, &dir, &|line| note.say(line)).await?;
+    drop(note);
     let AdminAnswer::BackedUp { backup } = answer else {
-        return Err(strange_answer());
+        return Err(unexpected_response());
     };
-    tell_backup(&backup, &with.out)
+    print_backup(&backup, &with.out)
 }
 
-fn tell_backup(backup: &BackupLine, out: &Out) -> Result<()> {
+fn print_backup(backup: &BackupLine, out: &Out) -> Result<()> {
     if out.json() {
         return Ok(out.json_value(backup)?);
     }
@@ -128,7 +128,7 @@ fn key_needed(ids: &[String]) -> String {
     }
 }
 
-pub(super) async fn bring_back(args: &RestoreArgs, with: &Surroundings) -> Result<()> {
+pub(super) async fn restore_backup(args: &RestoreArgs, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let config = with.settings_of(&args.place)?;
     let (from, to) = (args.dir.clone(), config.server.data_dir.clone());
@@ -144,14 +144,14 @@ pub(super) async fn bring_back(args: &RestoreArgs, with: &Surroundings) -> Resul
         })
     };
     tokio::pin!(work);
-    let told = Told::begin(out)?;
+    let note = ProgressNote::begin(out)?;
     let manifest = loop {
         tokio::select! {
             done = &mut work => break done.context("the operation was interrupted")??,
-            () = tokio::time::sleep(TOLD_EVERY) => told.say(&progress.line()),
+            () = tokio::time::sleep(UPDATE_INTERVAL) => note.say(&progress.line()),
         }
     };
-    drop(told);
+    drop(note);
     let key = key_of(&config);
     if out.json() {
         return Ok(out.json_value(&json!({
@@ -172,10 +172,10 @@ pub(super) async fn bring_back(args: &RestoreArgs, with: &Surroundings) -> Resul
         ))?;
         return Ok(out.note(&key_needed(&manifest.master_key_ids))?);
     }
-    tell_restored(&to, key.as_deref(), &manifest, out)
+    print_restored(&to, key.as_deref(), &manifest, out)
 }
 
-fn tell_restored(to: &Path, key: Option<&str>, manifest: &Manifest, out: &Out) -> Result<()> {
+fn print_restored(to: &Path, key: Option<&str>, manifest: &Manifest, out: &Out) -> Result<()> {
     out.line(&format!(
         "{} now contains the state of {}.",
         to.display(),

@@ -7,9 +7,9 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::agents::{Paging, id_of, note_the_rest};
+use super::agents::{Paging, id_of, note_more};
 use super::out::printable;
-use super::{Remote, Surroundings, assignment, warn};
+use super::{CommandContext, RemoteServer, assignment, warn};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -23,7 +23,7 @@ pub(super) enum Command {
         #[arg(long)]
         draft: bool,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Make a build the live one, which new runs use
     Promote {
@@ -36,7 +36,7 @@ pub(super) enum Command {
         #[arg(long)]
         description: Option<String>,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// List an agent's builds
     List {
@@ -45,18 +45,18 @@ pub(super) enum Command {
         #[command(flatten)]
         page: Paging,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Show a build's configuration
     Get {
         /// ID of the build
         build: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
         Command::Create {
@@ -124,7 +124,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 ]
             });
             out.table(&["id", "number", "status", "name", "created"], rows)?;
-            note_the_rest(with, shown, page.offset, list.value.total)?;
+            note_more(with, shown, page.offset, list.value.total)?;
         }
         Command::Get { build, remote } => {
             let build = with.client(&remote)?.build(&build).await?;

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use super::Surroundings;
+use super::CommandContext;
 use crate::config::{Flags, table, warnings};
 
-pub(super) fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
+pub(super) fn run(flags: &Flags, with: &CommandContext) -> Result<()> {
     let config = with.settings(flags)?;
     let lines = table(&config);
     if with.out.json() {

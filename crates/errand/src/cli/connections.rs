@@ -5,8 +5,8 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use errand_core::connection::{ToolSettings, connection_of};
 use errand_core::id::ConnectionId;
 
-use super::agents::{Paging, note_the_rest};
-use super::{Remote, Surroundings, warn};
+use super::agents::{Paging, note_more};
+use super::{CommandContext, RemoteServer, warn};
 use crate::client::Client;
 use crate::client::connections::{ConnectionLine, ConnectionReply, TransportLine};
 
@@ -17,7 +17,7 @@ pub(super) enum Command {
         #[command(flatten)]
         page: Paging,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Show a connection and its tools
     Get(One),
@@ -36,7 +36,7 @@ pub(super) struct One {
     /// ID or name
     connection: String,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ pub(super) struct SetTool {
     #[arg(long, value_name = "CHOICE")]
     open_world: Option<Choice>,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,7 +74,7 @@ impl Choice {
     }
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
         Command::List { page, remote } => list(&page, &remote, with).await,
@@ -105,7 +105,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     }
 }
 
-async fn list(page: &Paging, remote: &Remote, with: &Surroundings) -> Result<()> {
+async fn list(page: &Paging, remote: &RemoteServer, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let list = with
         .client(remote)?
@@ -127,7 +127,7 @@ async fn list(page: &Paging, remote: &Remote, with: &Surroundings) -> Result<()>
         ]
     });
     out.table(&["id", "name", "server", "tools", "probed"], rows)?;
-    note_the_rest(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, list.value.total)
 }
 
 fn place(transport: &TransportLine) -> String {
@@ -136,7 +136,7 @@ fn place(transport: &TransportLine) -> String {
     format!("{kind} {at}")
 }
 
-fn show(reply: &ConnectionReply, with: &Surroundings) -> Result<()> {
+fn show(reply: &ConnectionReply, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let connection = &reply.connection;
     let probed = connection.probed_at.as_deref().unwrap_or("never");
@@ -152,7 +152,7 @@ fn show(reply: &ConnectionReply, with: &Surroundings) -> Result<()> {
     warn(with, &reply.warnings)
 }
 
-fn show_tools(connection: &ConnectionLine, with: &Surroundings) -> Result<()> {
+fn show_tools(connection: &ConnectionLine, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let Some(tools) = &connection.tools else {
         return Ok(out.note("Tools not loaded yet; run `errand connections probe`.")?);
@@ -175,7 +175,7 @@ fn show_tools(connection: &ConnectionLine, with: &Surroundings) -> Result<()> {
     Ok(out.table(&["tool", "policy", "trusted", "open world", "set by"], rows)?)
 }
 
-async fn set_tool(args: SetTool, with: &Surroundings) -> Result<()> {
+async fn set_tool(args: SetTool, with: &CommandContext) -> Result<()> {
     let client = with.client(&args.remote)?;
     let id = id_of(&client, &args.connection).await?;
     let connection = client.connection(&id).await?.value.connection;

@@ -15,9 +15,9 @@ use errand_core::wire::{PendingRequestBody, RunBody};
 use futures::TryStreamExt as _;
 use serde_json::json;
 
-use super::follow::{Follow, Moment, ended_well};
+use super::follow::{Follow, FollowEvent, check_completed};
 use super::out::{Out, Style, printable};
-use super::{Surroundings, assignment, terminal};
+use super::{CommandContext, assignment, terminal};
 use crate::client::Client;
 use receiver::Receiver;
 use server::Server;
@@ -41,7 +41,7 @@ pub(super) struct Args {
     keep: bool,
 }
 
-pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(args: &Args, with: &CommandContext) -> Result<()> {
     if !args.yes && !terminal::is_there() {
         bail!(
             "the demo asks for an approval, but there is no terminal; use `errand demo --yes` to approve automatically"
@@ -123,7 +123,7 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
 
     follow(client, &run, args, out).await?;
     let run = client.run(&run.id.to_string()).await?.value.run;
-    ended_well(&run)?;
+    check_completed(&run)?;
     let webhook = receiver.ended(&run.id.to_string()).await?;
     say(&format!(
         "\n{} webhook {} received, signature verified ({})",
@@ -165,7 +165,7 @@ async fn follow(client: &Client, run: &RunBody, args: &Args, out: &Out) -> Resul
     let id = run.id.to_string();
     let mut follow = Follow::new(client, &id, run.created_at, out);
     while let Some(moment) = follow.next().await? {
-        let Moment::Asked(request) = moment else {
+        let FollowEvent::Asked(request) = moment else {
             continue;
         };
         let approved = args.yes || asked_on_terminal(&request, out).await?;

@@ -12,7 +12,7 @@ use errand_store::{Schema, Store};
 use serde_json::json;
 
 use super::out::Style;
-use super::{Place, Surroundings};
+use super::{CommandContext, LocalServer};
 use crate::admin::reach::{self, ReachError};
 use crate::admin::{AdminAnswer, AdminRequest};
 use crate::config::{Config, warnings};
@@ -22,10 +22,10 @@ use crate::isolation::OWN_PROGRAM;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    place: Place,
+    place: LocalServer,
 }
 
-pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(args: &Args, with: &CommandContext) -> Result<()> {
     let checks = match with.settings_of(&args.place) {
         Ok(config) => {
             let mut checks = settings(&config);
@@ -149,7 +149,7 @@ fn other_schema(schema: Schema) -> Check {
     )
 }
 
-fn print(checks: &[Check], with: &Surroundings) -> Result<()> {
+fn print(checks: &[Check], with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let count = |level| checks.iter().filter(|check| check.level == level).count();
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));

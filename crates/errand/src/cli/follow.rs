@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::client::events::{Events, ServerEvent};
 
 /// What has happened, for callers that act on requests.
-pub(super) enum Moment {
+pub(super) enum FollowEvent {
     /// The run waits for an answer.
     Asked(Box<PendingRequestBody>),
     /// Anything else.
@@ -40,7 +40,7 @@ impl<'o> Follow<'o> {
     }
 
     /// Prints what happens next. Returns `None` once the run has ended.
-    pub(super) async fn next(&mut self) -> Result<Option<Moment>> {
+    pub(super) async fn next(&mut self) -> Result<Option<FollowEvent>> {
         let Some(event) = self.events.next().await? else {
             return Ok(None);
         };
@@ -51,7 +51,7 @@ impl<'o> Follow<'o> {
         Ok(Some(match event.kind.as_str() {
             "message.created" => {
                 self.print(Some(self.transcript.message(&read::<MessageBody>(&event)?)))?;
-                Moment::Other
+                FollowEvent::Other
             }
             "run.updated" => {
                 let run: RunBody = read(&event)?;
@@ -64,10 +64,10 @@ impl<'o> Follow<'o> {
                     self.print(self.transcript.status(&run))?;
                     self.status = Some(status);
                 }
-                Moment::Other
+                FollowEvent::Other
             }
-            "human_request.created" => Moment::Asked(Box::new(read(&event)?)),
-            _ => Moment::Other,
+            "human_request.created" => FollowEvent::Asked(Box::new(read(&event)?)),
+            _ => FollowEvent::Other,
         }))
     }
 
@@ -88,24 +88,24 @@ fn read<T: DeserializeOwned>(event: &ServerEvent) -> Result<T> {
 ///
 /// # Errors
 /// Also if the run failed or was interrupted.
-pub(super) async fn to_the_end(client: &Client, run: &str, out: &Out) -> Result<()> {
+pub(super) async fn follow_to_end(client: &Client, run: &str, out: &Out) -> Result<()> {
     let begin = client.run(run).await?.value.run.created_at;
     let mut follow = Follow::new(client, run, begin, out);
     while let Some(moment) = follow.next().await? {
-        let Moment::Asked(request) = moment else {
+        let FollowEvent::Asked(request) = moment else {
             continue;
         };
         // The event may be about an old request that was answered since.
         let pending = client.run(run).await?.value.pending_human_request;
         if !out.json() && pending.is_some_and(|pending| pending.id == request.id) {
-            out.note(&out.paint_note(Style::Dim, &how_to_answer(run, &request)))?;
+            out.note(&out.paint_note(Style::Dim, &answer_hint(run, &request)))?;
         }
     }
-    ended_well(&client.run(run).await?.value.run)
+    check_completed(&client.run(run).await?.value.run)
 }
 
 /// The command that answers a request.
-pub(super) fn how_to_answer(run: &str, request: &PendingRequestBody) -> String {
+pub(super) fn answer_hint(run: &str, request: &PendingRequestBody) -> String {
     let how = if request.kind == "approval" {
         "--approve | --deny"
     } else {
@@ -115,7 +115,7 @@ pub(super) fn how_to_answer(run: &str, request: &PendingRequestBody) -> String {
 }
 
 /// `Ok` if the run completed, otherwise an error with the reason.
-pub(super) fn ended_well(run: &RunBody) -> Result<()> {
+pub(super) fn check_completed(run: &RunBody) -> Result<()> {
     match (run.status, &run.error) {
         (Status::Completed, _) => Ok(()),
         (_, Some(error)) => bail!("run {} failed: {} ({})", run.id, error.message, error.code),

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use errand_core::time::{Timestamp, parse_duration_ms};
 use serde_json::json;
 
-use super::{Place, Surroundings, strange_answer};
+use super::{CommandContext, LocalServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 
 #[derive(Debug, Subcommand)]
@@ -22,7 +22,7 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// List the API keys
     List {
@@ -30,7 +30,7 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Delete an API key; it stops working immediately
     Delete {
@@ -40,11 +40,11 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let (place, request) = match command {
         Command::Create {
@@ -94,7 +94,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             )?;
         }
         AdminAnswer::KeyDeleted => out.note("The key was deleted and no longer works.")?,
-        _ => return Err(strange_answer()),
+        _ => return Err(unexpected_response()),
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::agents::id_of;
 use super::out::Out;
 use super::runs::status;
-use super::{Place, Remote, Surroundings, strange_answer};
+use super::{CommandContext, LocalServer, RemoteServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::client::{Client, ManyRunsReply, Reply};
 
@@ -47,7 +47,7 @@ pub(super) struct Which {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 /// Arguments of `errand runs retry`.
@@ -59,11 +59,11 @@ pub(super) struct Retry {
     #[arg(long, requires = "run")]
     force: bool,
     #[command(flatten)]
-    place: Place,
+    place: LocalServer,
 }
 
 /// Stops one run or several.
-pub(super) async fn stop(which: Which, with: &Surroundings) -> Result<()> {
+pub(super) async fn stop(which: Which, with: &CommandContext) -> Result<()> {
     let (client, out) = (with.client(&which.remote)?, &with.out);
     let Some(run) = &which.run else {
         let body = which.body(&client).await?;
@@ -78,7 +78,7 @@ pub(super) async fn stop(which: Which, with: &Surroundings) -> Result<()> {
 }
 
 /// Retries one failed run or several.
-pub(super) async fn retry(args: Retry, with: &Surroundings) -> Result<()> {
+pub(super) async fn retry(args: Retry, with: &CommandContext) -> Result<()> {
     let which = args.which;
     if let (true, Some(run)) = (args.force, &which.run) {
         let request = AdminRequest::Retry { run: run.clone() };
@@ -87,7 +87,7 @@ pub(super) async fn retry(args: Retry, with: &Surroundings) -> Result<()> {
                 Ok(with.out.json_value(&repaired)?)
             }
             AdminAnswer::Repaired { repaired } => Ok(with.out.note(&repaired.sentence)?),
-            _ => Err(strange_answer()),
+            _ => Err(unexpected_response()),
         };
     }
     let (client, out) = (with.client(&which.remote)?, &with.out);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::ArgGroup;
 
-use super::{Place, Surroundings, strange_answer};
+use super::{CommandContext, LocalServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, RepairWay, reach};
 
 #[derive(Debug, clap::Args)]
@@ -21,10 +21,10 @@ pub(super) struct Args {
     #[arg(long)]
     fork: bool,
     #[command(flatten)]
-    place: Place,
+    place: LocalServer,
 }
 
-pub(super) async fn run(args: Args, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(args: Args, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let way = match (args.fail, args.fork) {
         (true, _) => RepairWay::Fail,
@@ -40,7 +40,7 @@ pub(super) async fn run(args: Args, with: &Surroundings) -> Result<()> {
                 out.line(&repaired.run_id)?;
             }
         }
-        _ => return Err(strange_answer()),
+        _ => return Err(unexpected_response()),
     }
     Ok(())
 }

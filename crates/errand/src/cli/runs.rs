@@ -8,10 +8,10 @@ use errand_core::run::Status;
 use errand_core::time::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::agents::{Paging, id_of, note_the_rest};
+use super::agents::{Paging, id_of, note_more};
 use super::out::{Out, Style};
 use super::transcript::{Transcript, question};
-use super::{Remote, Surroundings, answers, follow, many_runs, repair, sandboxes};
+use super::{CommandContext, RemoteServer, answers, follow, many_runs, repair, sandboxes};
 use crate::client::{Client, Reply, RunReply};
 
 /// Maximum number of messages per page in the API.
@@ -67,7 +67,7 @@ pub(super) struct Start {
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -90,7 +90,7 @@ pub(super) struct List {
     #[command(flatten)]
     page: Paging,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -116,7 +116,7 @@ pub(super) struct Fork {
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 pub(super) fn status(word: &str) -> Result<Status, String> {
@@ -129,7 +129,7 @@ pub(super) struct One {
     /// ID of the run
     run: String,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -143,7 +143,7 @@ pub(super) struct Messages {
     #[arg(long, default_value_t = 0, value_name = "N")]
     offset: u64,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -156,7 +156,7 @@ pub(super) struct Message {
     #[arg(long)]
     untrusted: bool,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -179,10 +179,10 @@ pub(super) struct Respond {
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
         Command::Start(args) => start(args, with).await,
@@ -196,7 +196,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         }
         Command::Messages(args) => messages(args, with).await,
         Command::Follow(One { run, remote }) => {
-            follow::to_the_end(&with.client(&remote)?, &run, out).await
+            follow::follow_to_end(&with.client(&remote)?, &run, out).await
         }
         Command::Message(Message {
             run,
@@ -223,7 +223,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     }
 }
 
-async fn fork(args: Fork, with: &Surroundings) -> Result<()> {
+async fn fork(args: Fork, with: &CommandContext) -> Result<()> {
     let given = [
         ("after_message", args.after),
         ("build", args.build),
@@ -241,10 +241,10 @@ async fn fork(args: Fork, with: &Surroundings) -> Result<()> {
     }
     let client = with.client(&args.remote)?;
     let forked = client.fork(&args.run, &Value::Object(body)).await?;
-    began(&client, &forked, args.follow, &with.out).await
+    print_started(&client, &forked, args.follow, &with.out).await
 }
 
-async fn start(args: Start, with: &Surroundings) -> Result<()> {
+async fn start(args: Start, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let client = with.client(&args.remote)?;
     let agent = id_of(&client, &args.agent).await?;
@@ -272,25 +272,30 @@ async fn start(args: Start, with: &Surroundings) -> Result<()> {
         body.insert("untrusted".to_owned(), json!(true));
     }
     let started = client.start_run(&Value::Object(body)).await?;
-    began(&client, &started, args.follow, out).await
+    print_started(&client, &started, args.follow, out).await
 }
 
 /// Prints the ID of a new run, or follows it.
-async fn began(client: &Client, started: &Reply<RunReply>, follow: bool, out: &Out) -> Result<()> {
+async fn print_started(
+    client: &Client,
+    started: &Reply<RunReply>,
+    follow: bool,
+    out: &Out,
+) -> Result<()> {
     let run = started.value.run.id.to_string();
     match (follow, out.json()) {
         (true, json) => {
             if !json {
                 out.note(&out.paint_note(Style::Dim, &format!("run {run}")))?;
             }
-            follow::to_the_end(client, &run, out).await
+            follow::follow_to_end(client, &run, out).await
         }
         (false, true) => Ok(out.json_text(&started.text)?),
         (false, false) => Ok(out.line(&run)?),
     }
 }
 
-async fn list(args: List, with: &Surroundings) -> Result<()> {
+async fn list(args: List, with: &CommandContext) -> Result<()> {
     let (out, page) = (&with.out, &args.page);
     let client = with.client(&args.remote)?;
     let mut query = vec![
@@ -330,7 +335,7 @@ async fn list(args: List, with: &Surroundings) -> Result<()> {
         ]
     });
     out.table(&["id", "status", "created", "title", "next"], rows)?;
-    note_the_rest(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, list.value.total)
 }
 
 fn show(reply: &RunReply, out: &Out) -> Result<()> {
@@ -368,12 +373,12 @@ fn show(reply: &RunReply, out: &Out) -> Result<()> {
     if let Some(request) = &reply.pending_human_request {
         out.line("")?;
         out.line(&super::out::printable(&question(request)))?;
-        out.note(&follow::how_to_answer(&run.id.to_string(), request))?;
+        out.note(&follow::answer_hint(&run.id.to_string(), request))?;
     }
     Ok(())
 }
 
-async fn messages(args: Messages, with: &Surroundings) -> Result<()> {
+async fn messages(args: Messages, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let client = with.client(&args.remote)?;
     let (mut offset, mut left) = (args.offset, args.limit.unwrap_or(u64::MAX));
@@ -400,7 +405,7 @@ async fn messages(args: Messages, with: &Surroundings) -> Result<()> {
     Ok(())
 }
 
-async fn respond(args: Respond, with: &Surroundings) -> Result<()> {
+async fn respond(args: Respond, with: &CommandContext) -> Result<()> {
     let client = with.client(&args.remote)?;
     let Reply { value, .. } = client.run(&args.run).await?;
     let pending = value.pending_human_request;

@@ -15,7 +15,7 @@ use clap::Subcommand;
 use tempfile::TempDir;
 use tokio::process::Command as Process;
 
-use super::Surroundings;
+use super::CommandContext;
 use crate::root_image;
 
 /// Packages added to Debian's smallest variant, so that commands find the usual programs.
@@ -47,7 +47,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: &Command, with: &CommandContext) -> Result<()> {
     let Command::BuildRoot {
         dir,
         debian,

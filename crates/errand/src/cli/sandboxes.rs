@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
 use super::out::Out;
-use super::{Remote, Surroundings};
+use super::{CommandContext, RemoteServer};
 use crate::client::{Client, Reply, UploadedReply};
 
 /// Size of the pieces in which files are uploaded.
@@ -23,7 +23,7 @@ pub(super) enum Command {
     /// Create a sandbox and print its ID
     Create {
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// List a directory
     Ls {
@@ -33,7 +33,7 @@ pub(super) enum Command {
         #[arg(default_value = "/workspace")]
         path: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Upload files; existing files are replaced
     Upload {
@@ -46,7 +46,7 @@ pub(super) enum Command {
         #[arg(long, default_value = "/workspace/", value_name = "PATH")]
         to: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Download a file
     Download {
@@ -61,18 +61,18 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Delete a sandbox and its files
     Rm {
         /// ID of the sandbox
         sandbox: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
         Command::Create { remote } => {

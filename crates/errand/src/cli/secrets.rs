@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Place, Surroundings, strange_answer};
+use super::{CommandContext, LocalServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, KeyText, reach};
 
 /// Environment variable with the new key, if the old one comes from `ERRAND_MASTER_KEY`.
@@ -19,11 +19,11 @@ pub(super) enum Command {
     /// from then on. Earlier backups still need the old key.
     Rotate {
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
 }
 
-pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: &Command, with: &CommandContext) -> Result<()> {
     let Command::Rotate { place } = command;
     let settings = with.settings_of(place)?;
     let new_key = with
@@ -39,7 +39,7 @@ pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
         key_id,
     } = reach::execute(&settings, request).await?
     else {
-        return Err(strange_answer());
+        return Err(unexpected_response());
     };
     if with.out.json() {
         return Ok(with

@@ -39,8 +39,8 @@ use self::progress::{PATIENCE, Progress};
 use self::receiver::Receiver;
 use self::report::Report;
 use self::server::{Server, Until};
-use self::trouble::Made;
-use super::Surroundings;
+use self::trouble::DisturbanceCounts;
+use super::CommandContext;
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::config::{self, Config, Flags};
 use crate::secret_key::random_bytes;
@@ -72,7 +72,7 @@ pub(super) struct Args {
     keep: bool,
 }
 
-pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(args: &Args, with: &CommandContext) -> Result<()> {
     let place = place(args.dir.as_deref())?;
     let hidden = with.env.keys().cloned().collect();
     let mut server = Server::new(place.path(), hidden)?;
@@ -126,7 +126,7 @@ fn place(dir: Option<&Path>) -> Result<TempDir> {
     }
 }
 
-async fn test(args: &Args, with: &Surroundings, server: &mut Server) -> Result<Report> {
+async fn test(args: &Args, with: &CommandContext, server: &mut Server) -> Result<Report> {
     let began = Instant::now();
     let seed = match args.seed {
         Some(seed) => seed,
@@ -221,19 +221,19 @@ async fn work(
     plan: &[Planned],
     server: &mut Server,
     clients: &Arc<Clients>,
-) -> Result<Made> {
+) -> Result<DisturbanceCounts> {
     let steps = plan.iter().map(Planned::steps).sum();
-    let troubles = trouble::planned(seed, args.kills, args.stops, steps);
-    let mut made = Made::default();
+    let disturbances = trouble::planned(seed, args.kills, args.stops, steps);
+    let mut made = DisturbanceCounts::default();
     let progress = Arc::clone(&clients.progress);
     let all = async {
-        let troubles = trouble::make(server, &troubles, &progress, &mut made);
-        let (troubles, ()) = tokio::join!(troubles, clients.live(plan));
-        troubles
+        let disturbances = trouble::make(server, &disturbances, &progress, &mut made);
+        let (disturbances, ()) = tokio::join!(disturbances, clients.live(plan));
+        disturbances
     };
     tokio::select! {
         over = all => over?,
-        () = progress.stands_still() => {}
+        () = progress.stalls() => {}
     }
     server.resume()?;
     Ok(made)

@@ -12,7 +12,7 @@ use errand_store::Store;
 use errand_store::data_dir::Making;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Surroundings, logging};
+use super::{CommandContext, logging};
 use crate::admin::Admin;
 use crate::admin::socket::AdminSocket;
 use crate::app::stand_in::Damaged;
@@ -57,7 +57,7 @@ impl Args {
     }
 }
 
-pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(args: &Args, with: &CommandContext) -> Result<()> {
     let config = with.settings(&args.flags)?;
     let log = logging::start(&config.log, &with.out)?;
     if args.accept_copy {
@@ -80,7 +80,7 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         ..Ingredients::of_system()?
     };
     let mut reload = Reload::new(&args.flags, with, log, config.clone());
-    let starting = App::start_until(signals.stop.told(), config, listener, ingredients);
+    let starting = App::start_until(signals.stop.received(), config, listener, ingredients);
     let mut app = match Box::pin(starting).await {
         Ok(Some(app)) => app,
         Ok(None) => {
@@ -113,7 +113,7 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
 
     let failure = loop {
         tokio::select! {
-            () = signals.stop.told() => break None,
+            () = signals.stop.received() => break None,
             why = app.ended() => break Some(why),
             _ = signals.hang_up.recv() => reload.reload(&app).await,
         }
@@ -133,7 +133,7 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     };
     tokio::select! {
         () = stopped => tracing::info!("stopped"),
-        () = signals.stop.told() => tracing::warn!("stopped immediately; active runs continue at the next start"),
+        () = signals.stop.received() => tracing::warn!("stopped immediately; active runs continue at the next start"),
         () = tokio::time::sleep(grace + AFTER_GRACE) => {
             tracing::warn!("stopped with work in progress, which continues at the next start");
         }
@@ -175,7 +175,7 @@ async fn stand_in(error: anyhow::Error, signals: &mut Signals) -> Result<()> {
     tracing::info!("not ready; answers on {}", damaged.url);
     loop {
         tokio::select! {
-            () = signals.stop.told() => break,
+            () = signals.stop.received() => break,
             _ = signals.hang_up.recv() => tracing::info!("SIGHUP: a damaged database requires a restart"),
         }
     }
@@ -233,7 +233,7 @@ struct Stop {
 }
 
 impl Stop {
-    async fn told(&mut self) {
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

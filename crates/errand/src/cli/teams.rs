@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use super::out::Style;
-use super::{Place, Surroundings, strange_answer};
+use super::{CommandContext, LocalServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 
 #[derive(Debug, Subcommand)]
@@ -20,12 +20,12 @@ pub(super) enum Command {
         #[arg(long, value_name = "EMAIL")]
         owner: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// List the teams
     List {
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Rename a team
     Rename {
@@ -34,11 +34,11 @@ pub(super) enum Command {
         /// New name
         name: String,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let (place, request) = match command {
         Command::Create { name, owner, place } => (place, AdminRequest::CreateTeam { name, owner }),
@@ -52,7 +52,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 serde_json::json!({ "teams": teams, "total": teams.len() })
             }
             AdminAnswer::TeamMade { .. } | AdminAnswer::TeamRenamed { .. } => without_tag(&answer)?,
-            _ => return Err(strange_answer()),
+            _ => return Err(unexpected_response()),
         };
         return Ok(out.json_value(&value)?);
     }
@@ -93,7 +93,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         AdminAnswer::TeamRenamed { team, was } => {
             out.note(&format!("Team {was:?} was renamed to {:?}.", team.name))?;
         }
-        _ => return Err(strange_answer()),
+        _ => return Err(unexpected_response()),
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ async fn printed(line: &str, dir: &std::path::Path) -> Result<String> {
     let (out, stdout, _) = memory(cli.json);
     let data_dir = dir.to_str().unwrap().to_owned();
     let env = [("ERRAND_SERVER__DATA_DIR".to_owned(), data_dir)].into();
-    dispatch(cli.command, &Surroundings { out, env }).await?;
+    dispatch(cli.command, &CommandContext { out, env }).await?;
     Ok(stdout.text())
 }
 
@@ -281,7 +281,7 @@ async fn called(words: &[&str], env: &BTreeMap<String, String>) -> Result<String
     let (out, stdout, _) = memory(cli.json);
     dispatch(
         cli.command,
-        &Surroundings {
+        &CommandContext {
             out,
             env: env.clone(),
         },
@@ -326,11 +326,11 @@ async fn a_run_is_started_answered_and_read_from_the_command_line() {
 
     // The stream shows when the run asks; another command answers.
     let (out, ..) = memory(false);
-    let client = Surroundings {
+    let client = CommandContext {
         out,
         env: env.clone(),
     }
-    .client(&Remote::default())
+    .client(&RemoteServer::default())
     .unwrap();
     let mut events = client.events(run);
     while events.next().await.unwrap().unwrap().kind != "human_request.created" {}

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::out::Style;
 use super::teams::without_tag;
-use super::{Place, Surroundings, strange_answer, terminal};
+use super::{CommandContext, LocalServer, terminal, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, LinkHolder, PasswordHash, UserLine, reach};
 use crate::password::hash_password;
 
@@ -28,7 +28,7 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Set a password, read from the terminal or from standard input
     ///
@@ -37,7 +37,7 @@ pub(super) enum Command {
         /// Email address of the user
         email: String,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// List users with their teams and roles
     List {
@@ -45,7 +45,7 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Disable a user in all teams immediately
     ///
@@ -55,14 +55,14 @@ pub(super) enum Command {
         /// Email address or ID of the user
         user: String,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Enable a disabled user; their API keys work again
     Enable {
         /// Email address or ID of the user
         user: String,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Change a user's role in a team
     Role {
@@ -74,7 +74,7 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Remove a user from a team, and delete their API keys for it
     ///
@@ -86,7 +86,7 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
 }
 
@@ -108,7 +108,7 @@ impl From<RoleName> for Role {
     }
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let (place, request) = match command {
         Command::Link {
@@ -171,13 +171,13 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         }
         AdminAnswer::PasswordSet => out.note("The password was set.")?,
         answer if out.json() => out.json_value(&without_tag(&answer)?)?,
-        answer => out.note(&told(&answer)?)?,
+        answer => out.note(&describe(&answer)?)?,
     }
     Ok(())
 }
 
 /// Describes what was done to a user, in a sentence.
-fn told(answer: &AdminAnswer) -> Result<String> {
+fn describe(answer: &AdminAnswer) -> Result<String> {
     let name = |user: &UserLine| user.email.clone().unwrap_or_else(|| user.id.clone());
     Ok(match answer {
         AdminAnswer::UserDisabled {
@@ -206,11 +206,11 @@ fn told(answer: &AdminAnswer) -> Result<String> {
             "{} was removed from team {team:?}, and their API keys for it were deleted.",
             name(user)
         ),
-        _ => return Err(strange_answer()),
+        _ => return Err(unexpected_response()),
     })
 }
 
-async fn list(team: Option<String>, place: &Place, with: &Surroundings) -> Result<()> {
+async fn list(team: Option<String>, place: &LocalServer, with: &CommandContext) -> Result<()> {
     let (out, settings) = (&with.out, with.settings_of(place)?);
     let mut users: Vec<UserLine> = Vec::new();
     loop {
@@ -220,7 +220,7 @@ async fn list(team: Option<String>, place: &Place, with: &Surroundings) -> Resul
         };
         let AdminAnswer::Users { users: some, more } = reach::execute(&settings, request).await?
         else {
-            return Err(strange_answer());
+            return Err(unexpected_response());
         };
         users.extend(some);
         if !more {

@@ -5,8 +5,8 @@ use anyhow::Result;
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Map, json};
 
-use super::agents::{Paging, note_the_rest};
-use super::{Place, Remote, Surroundings, strange_answer};
+use super::agents::{Paging, note_more};
+use super::{CommandContext, LocalServer, RemoteServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::client::webhooks::DeliveryLine;
 
@@ -18,19 +18,19 @@ pub(super) enum Command {
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
-        place: Place,
+        place: LocalServer,
     },
     /// Rotate the signing secret and print the new one; both sign for 24 hours
     Roll {
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// List the team's webhooks, newest first
     List {
         #[command(flatten)]
         page: Paging,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
     /// Create a webhook for the events of all runs, and print its ID
     Create(Create),
@@ -45,7 +45,7 @@ pub(super) enum Command {
         /// ID of the delivery
         delivery: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteServer,
     },
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Create {
     #[arg(long)]
     description: Option<String>,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -69,7 +69,7 @@ pub(super) struct One {
     /// ID of the webhook
     webhook: String,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
 #[derive(Debug, Args)]
@@ -83,10 +83,10 @@ pub(super) struct Deliveries {
     #[command(flatten)]
     page: Paging,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteServer,
 }
 
-pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
         Command::Secret { team, place } => secret(team, &place, with).await,
@@ -123,7 +123,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     }
 }
 
-async fn secret(team: Option<String>, place: &Place, with: &Surroundings) -> Result<()> {
+async fn secret(team: Option<String>, place: &LocalServer, with: &CommandContext) -> Result<()> {
     match reach::execute(
         &with.settings_of(place)?,
         AdminRequest::WebhookSecret { team },
@@ -134,11 +134,11 @@ async fn secret(team: Option<String>, place: &Place, with: &Surroundings) -> Res
             Ok(with.out.json_value(&json!({ "webhook_secret": secret }))?)
         }
         AdminAnswer::WebhookSecret { secret } => Ok(with.out.line(&secret)?),
-        _ => Err(strange_answer()),
+        _ => Err(unexpected_response()),
     }
 }
 
-async fn list(page: &Paging, remote: &Remote, with: &Surroundings) -> Result<()> {
+async fn list(page: &Paging, remote: &RemoteServer, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let client = with.client(remote)?;
     let list = client.webhooks(page.limit, page.offset).await?;
@@ -161,10 +161,10 @@ async fn list(page: &Paging, remote: &Remote, with: &Surroundings) -> Result<()>
         ]
     });
     out.table(&["id", "address", "events", "state", "description"], rows)?;
-    note_the_rest(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, list.value.total)
 }
 
-async fn create(args: Create, with: &Surroundings) -> Result<()> {
+async fn create(args: Create, with: &CommandContext) -> Result<()> {
     let mut body = Map::from_iter([("url".to_owned(), json!(args.address))]);
     if !args.events.is_empty() {
         body.insert("events".to_owned(), json!(args.events));
@@ -180,7 +180,7 @@ async fn create(args: Create, with: &Surroundings) -> Result<()> {
     Ok(with.out.line(&made.value.webhook.id)?)
 }
 
-async fn deliveries(args: Deliveries, with: &Surroundings) -> Result<()> {
+async fn deliveries(args: Deliveries, with: &CommandContext) -> Result<()> {
     let (out, page) = (&with.out, &args.page);
     let (of, id) = match (&args.webhook, &args.run) {
         (_, Some(run)) => ("runs", run.as_str()),
@@ -199,7 +199,7 @@ async fn deliveries(args: Deliveries, with: &Surroundings) -> Result<()> {
         ],
         rows,
     )?;
-    note_the_rest(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, list.value.total)
 }
 
 fn row(delivery: DeliveryLine) -> [String; 8] {

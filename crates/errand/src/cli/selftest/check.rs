@@ -16,7 +16,7 @@ use super::receiver::Delivery;
 /// Kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum What {
+pub(super) enum FaultKind {
     /// Something accepted or done is missing or has changed.
     Lost,
     /// Something happened or was reported more than once.
@@ -27,7 +27,7 @@ pub(super) enum What {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Fault {
-    pub(super) what: What,
+    pub(super) what: FaultKind,
     /// ID of the run; empty if no response contained one.
     pub(super) run: String,
     /// Number of the run in the plan. `None` if the run is not in the plan.
@@ -112,7 +112,7 @@ pub(super) fn faults(evidence: &Evidence) -> Vec<Fault> {
     }
     for (number, deliveries) in by_run {
         found.push(Fault {
-            what: What::Repeated,
+            what: FaultKind::Repeated,
             run: String::new(),
             number: Some(number),
             kind: None,
@@ -130,7 +130,7 @@ struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    fn add(&mut self, what: What, why: impl Into<String>) {
+    fn add(&mut self, what: FaultKind, why: impl Into<String>) {
         self.found.push(Fault {
             what,
             run: self.record.ids.first().cloned().unwrap_or_default(),
@@ -144,8 +144,8 @@ impl Findings<'_> {
     fn count(&mut self, of: &str, there: usize, expected: usize) -> bool {
         let what = match there.cmp(&expected) {
             std::cmp::Ordering::Equal => return true,
-            std::cmp::Ordering::Less => What::Lost,
-            std::cmp::Ordering::Greater => What::Repeated,
+            std::cmp::Ordering::Less => FaultKind::Lost,
+            std::cmp::Ordering::Greater => FaultKind::Repeated,
         };
         self.add(what, format!("{there} {of}, expected {expected}"));
         false
@@ -157,7 +157,7 @@ fn run(record: &Record, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
         let why = record.refused.as_deref();
         let why = why
             .unwrap_or("its start got no response, or was not attempted before the test stalled");
-        return findings.add(What::Stuck, why);
+        return findings.add(FaultKind::Stuck, why);
     }
     if record.ids.len() > 1 {
         let ids: Vec<&str> = record.ids.iter().map(String::as_str).collect();
@@ -165,22 +165,28 @@ fn run(record: &Record, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
             "one Idempotency-Key started several runs: {}",
             ids.join(", ")
         );
-        findings.add(What::Repeated, why);
+        findings.add(FaultKind::Repeated, why);
     }
     let seen = match &record.seen {
         Ok(seen) => seen,
-        Err(why) => return findings.add(What::Lost, format!("it cannot be read: {why}")),
+        Err(why) => return findings.add(FaultKind::Lost, format!("it cannot be read: {why}")),
     };
     if !seen.has_ended() {
         let status = &seen.status;
-        findings.add(What::Stuck, format!("it is still {status}: {}", seen.note));
+        findings.add(
+            FaultKind::Stuck,
+            format!("it is still {status}: {}", seen.note),
+        );
         return webhooks::check(seen, deliveries, findings);
     }
     if let Some(why) = &record.refused {
-        findings.add(What::Lost, format!("a client was refused: {why}"));
+        findings.add(FaultKind::Lost, format!("a client was refused: {why}"));
     }
     if seen.asks {
-        findings.add(What::Stuck, "it has ended, but a request is still open");
+        findings.add(
+            FaultKind::Stuck,
+            "it has ended, but a request is still open",
+        );
     }
     if seen.status == record.expected.status {
         transcript::check(seen, findings);
@@ -190,7 +196,7 @@ fn run(record: &Record, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
             "its status is {}, expected {}: {}",
             seen.status, record.expected.status, seen.note
         );
-        findings.add(What::Lost, why);
+        findings.add(FaultKind::Lost, why);
     }
     webhooks::check(seen, deliveries, findings);
 }
@@ -203,7 +209,11 @@ fn files(seen: &Seen, findings: &mut Findings<'_>) {
         }
         let longest = possible.iter().flatten().map(String::len).max();
         let is_more = there.as_ref().map(String::len) > longest;
-        let what = if is_more { What::Repeated } else { What::Lost };
+        let what = if is_more {
+            FaultKind::Repeated
+        } else {
+            FaultKind::Lost
+        };
         let shown = |content: &Option<String>| {
             content
                 .as_ref()
@@ -240,26 +250,26 @@ fn listed(evidence: &Evidence) -> Vec<Fault> {
             match times.remove(id.as_str()) {
                 Some(1) => {}
                 Some(_) => fault(
-                    What::Repeated,
+                    FaultKind::Repeated,
                     id,
                     Some(record),
-                    "the list of runs holds it more than once",
+                    "the list of runs contains it more than once",
                 ),
                 None => fault(
-                    What::Lost,
+                    FaultKind::Lost,
                     id,
                     Some(record),
-                    "it was accepted, and the list of runs does not hold it",
+                    "it was accepted, but the list of runs does not contain it",
                 ),
             }
         }
     }
     for id in times.keys() {
         fault(
-            What::Repeated,
+            FaultKind::Repeated,
             id,
             None,
-            "the list of runs holds it, and no client was told of it",
+            "the list of runs contains it, but no client received its ID",
         );
     }
     found

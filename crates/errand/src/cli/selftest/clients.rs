@@ -19,17 +19,17 @@ const CLIENTS: usize = 16;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(80);
 
-/// What a client knows about a run.
+/// FaultKind a client knows about a run.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Story {
+pub(super) struct ClientRecord {
     /// IDs that the server returned for its start: exactly one, however often the call was repeated.
     pub(super) ids: BTreeSet<String>,
     /// The first refusal.
     pub(super) refused: Option<String>,
 }
 
-/// Stories by number of the run.
-pub(super) type Stories = BTreeMap<u64, Story>;
+/// ClientRecords by number of the run.
+pub(super) type ClientRecords = BTreeMap<u64, ClientRecord>;
 
 /// State that all clients share.
 pub(super) struct Clients {
@@ -38,7 +38,7 @@ pub(super) struct Clients {
     pub(super) receiver: Receiver,
     /// Agent IDs by kind.
     pub(super) agents: BTreeMap<Kind, String>,
-    stories: Mutex<Stories>,
+    stories: Mutex<ClientRecords>,
 }
 
 impl Clients {
@@ -64,12 +64,12 @@ impl Clients {
         })
     }
 
-    pub(super) fn stories(&self) -> Stories {
+    pub(super) fn stories(&self) -> ClientRecords {
         let stories = self.stories.lock();
         stories.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, number: u64, note: impl FnOnce(&mut Story)) {
+    fn note(&self, number: u64, note: impl FnOnce(&mut ClientRecord)) {
         let mut stories = self.stories.lock().unwrap_or_else(PoisonError::into_inner);
         note(stories.entry(number).or_default());
     }

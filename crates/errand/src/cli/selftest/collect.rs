@@ -8,14 +8,18 @@ use serde_json::Value;
 
 use super::caller::{Call, Caller, Refused};
 use super::check::{EventSeen, Record, Seen};
-use super::clients::{Stories, has_ended, text};
+use super::clients::{ClientRecords, has_ended, text};
 use super::plan::{Planned, content};
 
 const MESSAGES_PAGE: u64 = 50;
 const RUNS_PAGE: usize = 100;
 
 /// One record per run of the plan.
-pub(super) async fn records(caller: &Caller, plan: &[Planned], stories: &Stories) -> Vec<Record> {
+pub(super) async fn records(
+    caller: &Caller,
+    plan: &[Planned],
+    stories: &ClientRecords,
+) -> Vec<Record> {
     let mut records = Vec::with_capacity(plan.len());
     for planned in plan {
         let story = stories.get(&planned.number).cloned().unwrap_or_default();

@@ -26,7 +26,7 @@ pub(super) const ANSWER: &str = "blue";
 /// The event for the end of a run that completes.
 const COMPLETED: &str = "run_completed";
 
-/// What a run does.
+/// FaultKind a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
@@ -183,7 +183,7 @@ pub(super) struct Upload {
 pub(super) struct Expected {
     pub(super) status: &'static str,
     /// Texts of the user's messages, in order.
-    pub(super) told: Vec<String>,
+    pub(super) texts: Vec<String>,
     /// Kinds of all messages in order. `None` if they depend on when the run was stopped.
     pub(super) shape: Option<Vec<&'static str>>,
     /// Text of the last message. `None` for the same reason.
@@ -244,14 +244,14 @@ impl Planned {
             _ => vec![Some(tally.clone())],
         };
         files.insert(TALLY.to_owned(), tallies);
-        let mut told = vec![self.message()];
+        let mut texts = vec![self.message()];
         if matches!(self.kind, Kind::Message | Kind::Resume) {
-            told.push(SECOND_MESSAGE.to_owned());
+            texts.push(SECOND_MESSAGE.to_owned());
         }
         let stopped = self.kind == Kind::Stop;
         Expected {
             status: if stopped { "interrupted" } else { "completed" },
-            told,
+            texts,
             shape: (!stopped).then(|| self.shape()),
             last: (!stopped).then_some(tally),
             responses: self.responses(),

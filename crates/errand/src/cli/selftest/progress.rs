@@ -31,7 +31,7 @@ impl Progress {
     }
 
     /// Waits until there was no progress for [`PATIENCE`].
-    pub(super) async fn stands_still(&self) {
+    pub(super) async fn stalls(&self) {
         let mut done = self.done.subscribe();
         done.mark_unchanged();
         while tokio::time::timeout(PATIENCE, done.changed()).await.is_ok() {}

@@ -36,12 +36,12 @@ pub(super) struct Delivery {
     /// Whether the response was a success.
     pub(super) taken: bool,
     /// Content of the webhook, or what is wrong with its signature or body.
-    pub(super) told: Result<Told, String>,
+    pub(super) content: Result<WebhookContent, String>,
 }
 
 /// Content of a webhook.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Told {
+pub(super) struct WebhookContent {
     /// ID of the event, from the body.
     pub(super) id: String,
     pub(super) run: String,
@@ -128,7 +128,7 @@ async fn receive(
 ) -> StatusCode {
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok());
     let id = id.unwrap_or_default().to_owned();
-    let told = read(&inbox.secret, &headers, &body);
+    let content = read(&inbox.secret, &headers, &body);
     let (is_new, taken) = {
         let mut kept = inbox.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let ids = kept.ids.entry(number).or_default();
@@ -140,7 +140,7 @@ async fn receive(
             id,
             sha256: Sha256::digest(&body).to_vec(),
             taken,
-            told,
+            content,
         });
         (is_new, taken)
     };
@@ -156,13 +156,13 @@ async fn receive(
     }
 }
 
-fn read(secret: &Webhook, headers: &HeaderMap, body: &[u8]) -> Result<Told, String> {
+fn read(secret: &Webhook, headers: &HeaderMap, body: &[u8]) -> Result<WebhookContent, String> {
     secret
         .verify(body, headers)
         .map_err(|error| format!("its signature is invalid: {error}"))?;
     let body: WebhookBody =
         serde_json::from_slice(body).map_err(|error| format!("its body is invalid: {error}"))?;
-    Ok(Told {
+    Ok(WebhookContent {
         id: body.id.to_string(),
         run: body.run_id.to_string(),
         event: body.event,

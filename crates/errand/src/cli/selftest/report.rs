@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use super::check::{Fault, What};
+use super::check::{Fault, FaultKind};
 use crate::cli::out::{Out, Style, printable};
 
 /// Faults shown to people; `--json` contains all.
@@ -33,7 +33,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    fn count(&self, what: What) -> usize {
+    fn count(&self, what: FaultKind) -> usize {
         self.faults
             .iter()
             .filter(|fault| fault.what == what)
@@ -41,8 +41,8 @@ impl Report {
     }
 
     pub(super) fn print(&self, out: &Out) -> Result<()> {
-        let (lost, repeated) = (self.count(What::Lost), self.count(What::Repeated));
-        let stuck = self.count(What::Stuck);
+        let (lost, repeated) = (self.count(FaultKind::Lost), self.count(FaultKind::Repeated));
+        let stuck = self.count(FaultKind::Stuck);
         if out.json() {
             out.json_value(&json!({
                 "runs": self.runs, "kinds": self.kinds, "kills": self.kills, "pauses": self.pauses,

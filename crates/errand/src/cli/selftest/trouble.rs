@@ -11,7 +11,7 @@ const EARLY_ONE_IN: u64 = 5;
 
 /// A disturbance of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum Disturbance {
     /// SIGKILL and a new start. `early`: the next kill follows as soon as the new server listens.
     Kill { early: bool },
     /// SIGSTOP, a pause, SIGCONT.
@@ -22,7 +22,7 @@ pub(super) enum Trouble {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     at: u64,
-    what: Trouble,
+    what: Disturbance,
 }
 
 /// Distributes disturbances over `steps`, each at a random place in its share.
@@ -41,7 +41,7 @@ pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due
         // An early kill moves the next disturbance, which must be a kill, to its own step.
         match planned.last_mut() {
             Some(last) if is_kill && row.one_in(EARLY_ONE_IN) => {
-                if let Trouble::Kill { early } = &mut last.what {
+                if let Disturbance::Kill { early } = &mut last.what {
                     *early = true;
                     at = last.at;
                 }
@@ -49,9 +49,9 @@ pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due
             _ => {}
         }
         let what = if is_kill {
-            Trouble::Kill { early: false }
+            Disturbance::Kill { early: false }
         } else {
-            Trouble::Pause
+            Disturbance::Pause
         };
         planned.push(Due { at, what });
     }
@@ -60,7 +60,7 @@ pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due
 
 /// Counts of the disturbances so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Made {
+pub(super) struct DisturbanceCounts {
     pub(super) kills: u64,
     pub(super) pauses: u64,
 }
@@ -68,17 +68,17 @@ pub(super) struct Made {
 /// Applies all disturbances, each when its step is reached.
 pub(super) async fn make(
     server: &mut Server,
-    troubles: &[Due],
+    disturbances: &[Due],
     progress: &Progress,
-    made: &mut Made,
+    made: &mut DisturbanceCounts,
 ) -> Result<()> {
-    for due in troubles {
+    for due in disturbances {
         tokio::select! {
             () = progress.reaches(due.at) => {}
             why = server.ends() => bail!(why),
         }
         match due.what {
-            Trouble::Kill { early } => {
+            Disturbance::Kill { early } => {
                 server.kill().await?;
                 made.kills += 1;
                 let until = if early {
@@ -88,7 +88,7 @@ pub(super) async fn make(
                 };
                 server.start(until).await?;
             }
-            Trouble::Pause => {
+            Disturbance::Pause => {
                 server.pause().await?;
                 made.pauses += 1;
             }
@@ -106,24 +106,24 @@ mod tests {
         for (seed, kills, pauses, steps) in
             [(1, 50, 3, 900), (2, 3, 0, 10), (3, 0, 2, 5), (4, 40, 4, 7)]
         {
-            let troubles = planned(seed, kills, pauses, steps);
-            let count = |wanted: fn(&Trouble) -> bool| {
-                troubles.iter().filter(|due| wanted(&due.what)).count() as u64
+            let disturbances = planned(seed, kills, pauses, steps);
+            let count = |wanted: fn(&Disturbance) -> bool| {
+                disturbances.iter().filter(|due| wanted(&due.what)).count() as u64
             };
-            assert_eq!(count(|what| *what != Trouble::Pause), kills);
-            assert_eq!(count(|what| *what == Trouble::Pause), pauses);
-            assert!(troubles.iter().all(|due| (1..=steps).contains(&due.at)));
-            assert!(troubles.windows(2).all(|two| two[0].at <= two[1].at));
-            for two in troubles.windows(2) {
-                if two[0].what == (Trouble::Kill { early: true }) {
-                    assert!(matches!(two[1].what, Trouble::Kill { .. }));
+            assert_eq!(count(|what| *what != Disturbance::Pause), kills);
+            assert_eq!(count(|what| *what == Disturbance::Pause), pauses);
+            assert!(disturbances.iter().all(|due| (1..=steps).contains(&due.at)));
+            assert!(disturbances.windows(2).all(|two| two[0].at <= two[1].at));
+            for two in disturbances.windows(2) {
+                if two[0].what == (Disturbance::Kill { early: true }) {
+                    assert!(matches!(two[1].what, Disturbance::Kill { .. }));
                     assert_eq!(two[0].at, two[1].at);
                 }
             }
-            let last = troubles.last().map(|due| due.what);
-            assert_ne!(last, Some(Trouble::Kill { early: true }));
+            let last = disturbances.last().map(|due| due.what);
+            assert_ne!(last, Some(Disturbance::Kill { early: true }));
         }
-        let early = |due: &&Due| due.what == Trouble::Kill { early: true };
+        let early = |due: &&Due| due.what == Disturbance::Kill { early: true };
         assert!(planned(1, 50, 3, 900).iter().filter(early).count() > 0);
     }
 }

@@ -5,7 +5,7 @@
 
 use errand_core::cause::chain;
 
-use super::super::Surroundings;
+use super::super::CommandContext;
 use super::super::logging::Log;
 use crate::app::App;
 use crate::config::{Config, Flags, table};
@@ -16,13 +16,13 @@ const TAKEN_OVER: [&str; 3] = ["log.level", "server.tls.cert", "server.tls.key"]
 /// The settings a server was started with, and those applied since.
 pub(super) struct Reload<'w> {
     flags: Flags,
-    with: &'w Surroundings,
+    with: &'w CommandContext,
     log: Log,
     settings: Config,
 }
 
 impl<'w> Reload<'w> {
-    pub(super) fn new(flags: &Flags, with: &'w Surroundings, log: Log, settings: Config) -> Self {
+    pub(super) fn new(flags: &Flags, with: &'w CommandContext, log: Log, settings: Config) -> Self {
         Self {
             flags: flags.clone(),
             with,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cli::selftest::plan::{Planned, planned};
-use crate::cli::selftest::receiver::Told;
+use crate::cli::selftest::receiver::WebhookContent;
 
 fn uuid(n: u64) -> String {
     format!("0193b0e2-0000-7000-8000-{n:012x}")
@@ -19,11 +19,11 @@ fn message(planned: &Planned, at: usize, kind: &str, is_last: bool) -> MessageBo
         format!("call{}", planned.number),
         uuid(planned.number + 500),
     );
-    let mut told = expected.told.into_iter();
+    let mut texts = expected.texts.into_iter();
     let text = match at {
-        0 => told.next(),
+        0 => texts.next(),
         _ if is_last => expected.last,
-        _ => told.nth(1),
+        _ => texts.nth(1),
     };
     let is_users = at == 0 || (kind == "text" && !is_last);
     let mut body = json!({
@@ -94,7 +94,7 @@ fn whole(planned: &Planned) -> (Record, Vec<Delivery>) {
             id: id.clone(),
             sha256: vec![1],
             taken: true,
-            told: Ok(Told {
+            content: Ok(WebhookContent {
                 id,
                 run: run.clone(),
                 event: name.to_owned(),
@@ -147,7 +147,7 @@ impl Evidence {
 
 /// Asserts that a change of correct evidence causes a fault of this kind, with this text, in a named run.
 #[track_caller]
-fn finds(what: What, says: &str, change: impl FnOnce(&mut Evidence)) {
+fn finds(what: FaultKind, says: &str, change: impl FnOnce(&mut Evidence)) {
     let mut evidence = evidence();
     change(&mut evidence);
     let faults = faults(&evidence);
@@ -174,47 +174,55 @@ fn whole_evidence_has_no_faults() {
 
 #[test]
 fn a_lost_run_is_found() {
-    finds(What::Lost, "the list of runs does not hold it", |e| {
-        e.listed.remove(0);
-    });
-    finds(What::Lost, "cannot be read", |e| {
+    finds(
+        FaultKind::Lost,
+        "the list of runs does not contain it",
+        |e| {
+            e.listed.remove(0);
+        },
+    );
+    finds(FaultKind::Lost, "cannot be read", |e| {
         e.runs[0].seen = Err("404".to_owned());
     });
     finds(
-        What::Lost,
+        FaultKind::Lost,
         "its status is failed, expected completed",
         |e| {
             e.seen(0).status = "failed".to_owned();
         },
     );
-    finds(What::Lost, "a client was refused", |e| {
+    finds(FaultKind::Lost, "a client was refused", |e| {
         e.runs[0].refused = Some("400".to_owned());
     });
 }
 
 #[test]
 fn a_run_that_is_there_twice_is_found() {
-    finds(What::Repeated, "one Idempotency-Key started several", |e| {
-        e.runs[0].ids.insert(uuid(77));
-    });
-    finds(What::Repeated, "more than once", |e| {
+    finds(
+        FaultKind::Repeated,
+        "one Idempotency-Key started several",
+        |e| {
+            e.runs[0].ids.insert(uuid(77));
+        },
+    );
+    finds(FaultKind::Repeated, "more than once", |e| {
         let again = e.listed[0].clone();
         e.listed.push(again);
     });
-    finds(What::Repeated, "no client was told of it", |e| {
+    finds(FaultKind::Repeated, "no client received its ID", |e| {
         e.listed.push(uuid(77));
     });
 }
 
 #[test]
 fn a_run_that_never_ends_is_found() {
-    finds(What::Stuck, "it is still running", |e| {
+    finds(FaultKind::Stuck, "it is still running", |e| {
         e.seen(0).status = "running".to_owned();
     });
-    finds(What::Stuck, "a request is still open", |e| {
+    finds(FaultKind::Stuck, "a request is still open", |e| {
         e.seen(1).asks = true;
     });
-    finds(What::Stuck, "its start got no response", |e| {
+    finds(FaultKind::Stuck, "its start got no response", |e| {
         e.runs[0].ids.clear();
     });
 }
@@ -222,15 +230,15 @@ fn a_run_that_never_ends_is_found() {
 #[test]
 fn a_doubled_effect_is_found() {
     let tally = "/workspace/tally.txt".to_owned();
-    finds(What::Repeated, "a a b c end", |e| {
+    finds(FaultKind::Repeated, "a a b c end", |e| {
         let twice = Some("a a b c end".to_owned());
         e.seen(0).files.insert(tally.clone(), twice);
     });
-    finds(What::Lost, "a c end", |e| {
+    finds(FaultKind::Lost, "a c end", |e| {
         let missing = Some("a c end".to_owned());
         e.seen(0).files.insert(tally.clone(), missing);
     });
-    finds(What::Lost, "holds nothing", |e| {
+    finds(FaultKind::Lost, "holds nothing", |e| {
         e.seen(2)
             .files
             .insert("/workspace/in/large.bin".to_owned(), None);
@@ -239,77 +247,81 @@ fn a_doubled_effect_is_found() {
 
 #[test]
 fn a_hole_or_a_repeat_in_a_transcript_is_found() {
-    finds(What::Lost, " messages, expected", |e| {
+    finds(FaultKind::Lost, " messages, expected", |e| {
         e.seen(0).messages.remove(1);
     });
-    finds(What::Repeated, "results of call", |e| {
+    finds(FaultKind::Repeated, "results of call", |e| {
         let again = e.seen(0).messages[2].clone();
         e.seen(0).messages.insert(3, again);
     });
-    finds(What::Lost, "results of call", |e| {
+    finds(FaultKind::Lost, "results of call", |e| {
         e.seen(0).messages.remove(2);
     });
-    finds(What::Repeated, "answers to request", |e| {
+    finds(FaultKind::Repeated, "answers to request", |e| {
         let again = e.seen(1).messages[4].clone();
         e.seen(1).messages.insert(5, again);
     });
-    finds(What::Lost, "its answers are", |e| {
+    finds(FaultKind::Lost, "its answers are", |e| {
         let answer = e.seen(1).messages[4].human_response.as_mut();
         answer.unwrap().response = Some("another".to_owned());
     });
-    finds(What::Lost, "the user's messages are", |e| {
+    finds(FaultKind::Lost, "the user's messages are", |e| {
         e.seen(0).messages[0].text_content = Some("another".to_owned());
     });
-    finds(What::Lost, "not in order", |e| {
+    finds(FaultKind::Lost, "not in order", |e| {
         e.seen(0).messages[1].timestamp = "2026-11-23T09:31:00.000Z".parse().unwrap();
     });
 }
 
 #[test]
 fn a_gap_or_a_repeat_in_the_events_is_found() {
-    finds(What::Lost, "found event 3 where event 2 should be", |e| {
-        e.seen(0).events.remove(1);
-    });
     finds(
-        What::Repeated,
+        FaultKind::Lost,
+        "found event 3 where event 2 should be",
+        |e| {
+            e.seen(0).events.remove(1);
+        },
+    );
+    finds(
+        FaultKind::Repeated,
         "found event 2 where event 3 should be",
         |e| {
             let again = e.seen(0).events[1].clone();
             e.seen(0).events.insert(2, again);
         },
     );
-    finds(What::Lost, "other messages", |e| {
+    finds(FaultKind::Lost, "other messages", |e| {
         e.seen(0).events[0].id = uuid(77);
     });
 }
 
 #[test]
 fn a_webhook_that_is_lost_doubled_or_changed_is_found() {
-    finds(What::Lost, "webhook events", |e| {
+    finds(FaultKind::Lost, "webhook events", |e| {
         e.deliveries.remove(0);
     });
-    finds(What::Repeated, "has two webhook IDs", |e| {
+    finds(FaultKind::Repeated, "has two webhook IDs", |e| {
         let mut again = e.deliveries[0].clone();
         again.id = uuid(77);
         e.deliveries.push(again);
     });
-    finds(What::Repeated, "different bytes", |e| {
+    finds(FaultKind::Repeated, "different bytes", |e| {
         let mut again = e.deliveries[0].clone();
         again.sha256 = vec![2];
         e.deliveries.push(again);
     });
-    finds(What::Stuck, "not delivered again", |e| {
+    finds(FaultKind::Stuck, "not delivered again", |e| {
         e.deliveries[0].taken = false;
     });
-    finds(What::Lost, "its signature is invalid", |e| {
-        e.deliveries[0].told = Err("its signature is invalid".to_owned());
+    finds(FaultKind::Lost, "its signature is invalid", |e| {
+        e.deliveries[0].content = Err("its signature is invalid".to_owned());
     });
-    finds(What::Lost, "webhooks arrived for the events", |e| {
-        if let Ok(told) = &mut e.deliveries[0].told {
-            told.sequence += 1;
+    finds(FaultKind::Lost, "webhooks arrived for the events", |e| {
+        if let Ok(content) = &mut e.deliveries[0].content {
+            content.sequence += 1;
         }
     });
-    finds(What::Repeated, "a run that nobody started", |e| {
+    finds(FaultKind::Repeated, "a run that nobody started", |e| {
         let mut strange = e.deliveries[0].clone();
         strange.number = 77;
         e.deliveries.push(strange);

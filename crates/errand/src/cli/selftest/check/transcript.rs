@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use errand_core::wire::MessageBody;
 
-use super::{EventSeen, Findings, Seen, What};
+use super::{EventSeen, FaultKind, Findings, Seen};
 
 /// Checks a run that ended as expected.
 pub(super) fn check(seen: &Seen, findings: &mut Findings<'_>) {
@@ -12,7 +12,7 @@ pub(super) fn check(seen: &Seen, findings: &mut Findings<'_>) {
     calls(&seen.messages, findings);
     requests(&seen.messages, findings);
     events(&seen.events, findings);
-    told_in_events(seen, findings);
+    announced_messages(seen, findings);
 }
 
 fn messages(seen: &Seen, findings: &mut Findings<'_>) {
@@ -21,26 +21,27 @@ fn messages(seen: &Seen, findings: &mut Findings<'_>) {
     findings.count("messages on its transcript pages", all.len(), total);
     let ids: BTreeSet<_> = all.iter().map(|message| message.id).collect();
     if ids.len() < all.len() {
-        findings.add(What::Repeated, "two messages have the same ID");
+        findings.add(FaultKind::Repeated, "two messages have the same ID");
     }
     if all.windows(2).any(|two| match two {
         [first, second] => first.timestamp > second.timestamp,
         _ => false,
     }) {
-        findings.add(What::Lost, "its messages are not in order");
+        findings.add(FaultKind::Lost, "its messages are not in order");
     }
     let expected = &findings.record.expected;
-    let told: Vec<&str> = all
+    let texts: Vec<&str> = all
         .iter()
         .filter(|message| (message.role.as_str(), message.kind.as_str()) == ("user", "text"))
         .filter_map(|message| message.text_content.as_deref())
         .collect();
-    if findings.count("user messages", told.len(), expected.told.len()) && told != expected.told {
+    if findings.count("user messages", texts.len(), expected.texts.len()) && texts != expected.texts
+    {
         findings.add(
-            What::Lost,
+            FaultKind::Lost,
             format!(
-                "the user's messages are {told:?}, expected {:?}",
-                expected.told
+                "the user's messages are {texts:?}, expected {:?}",
+                expected.texts
             ),
         );
     }
@@ -48,7 +49,7 @@ fn messages(seen: &Seen, findings: &mut Findings<'_>) {
         let kinds: Vec<&str> = all.iter().map(|message| message.kind.as_str()).collect();
         if findings.count("messages", kinds.len(), shape.len()) && kinds != *shape {
             findings.add(
-                What::Lost,
+                FaultKind::Lost,
                 format!("its messages are {kinds:?}, expected {shape:?}"),
             );
         }
@@ -58,9 +59,9 @@ fn messages(seen: &Seen, findings: &mut Findings<'_>) {
         && last != Some(expected)
     {
         let what = if last.map(String::len) > Some(expected.len()) {
-            What::Repeated
+            FaultKind::Repeated
         } else {
-            What::Lost
+            FaultKind::Lost
         };
         let why = format!("its last message is {last:?}, expected {expected:?}");
         findings.add(what, why);
@@ -74,13 +75,16 @@ fn calls(messages: &[MessageBody], findings: &mut Findings<'_>) {
         if let Some(call) = &message.tool_call
             && results.insert(&call.id, 0).is_some()
         {
-            findings.add(What::Repeated, format!("the call {} occurs twice", call.id));
+            findings.add(
+                FaultKind::Repeated,
+                format!("the call {} occurs twice", call.id),
+            );
         }
         if let Some(result) = &message.tool_result {
             match results.get_mut(result.tool_call_id.as_str()) {
                 Some(times) => *times += 1,
                 None => findings.add(
-                    What::Lost,
+                    FaultKind::Lost,
                     format!("a result without a call {}", result.tool_call_id),
                 ),
             }
@@ -110,21 +114,21 @@ fn requests(messages: &[MessageBody], findings: &mut Findings<'_>) {
     let expected = &findings.record.expected.responses;
     if findings.count("answers", responses.len(), expected.len()) && responses != *expected {
         let why = format!("its answers are {responses:?}, expected {expected:?}");
-        findings.add(What::Lost, why);
+        findings.add(FaultKind::Lost, why);
     }
 }
 
 /// Events are numbered from 1 without gaps.
 fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
     if events.is_empty() {
-        findings.add(What::Lost, "it has no events");
+        findings.add(FaultKind::Lost, "it has no events");
     }
     for (expected, EventSeen { number, .. }) in (1..).zip(events) {
         if *number != expected {
             let what = if *number < expected {
-                What::Repeated
+                FaultKind::Repeated
             } else {
-                What::Lost
+                FaultKind::Lost
             };
             let why = format!("found event {number} where event {expected} should be");
             return findings.add(what, why);
@@ -133,16 +137,16 @@ fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
 }
 
 /// The events announce each message once, in order.
-fn told_in_events(seen: &Seen, findings: &mut Findings<'_>) {
-    let told = seen
+fn announced_messages(seen: &Seen, findings: &mut Findings<'_>) {
+    let texts = seen
         .events
         .iter()
         .filter(|event| event.kind == "message.created");
-    let told: Vec<&str> = told.map(|event| event.id.as_str()).collect();
+    let texts: Vec<&str> = texts.map(|event| event.id.as_str()).collect();
     let there: Vec<String> = seen.messages.iter().map(|m| m.id.to_string()).collect();
-    if findings.count("messages in its events", told.len(), there.len()) && told != there {
+    if findings.count("messages in its events", texts.len(), there.len()) && texts != there {
         findings.add(
-            What::Lost,
+            FaultKind::Lost,
             "its events announce other messages than its transcript contains",
         );
     }

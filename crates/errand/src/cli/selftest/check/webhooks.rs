@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{EventSeen, Findings, Seen, What};
-use crate::cli::selftest::receiver::{Delivery, Told};
+use super::{EventSeen, FaultKind, Findings, Seen};
+use crate::cli::selftest::receiver::{Delivery, WebhookContent};
 
 /// Checks the webhooks of a run, whether or not it has ended.
 pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
@@ -14,12 +14,15 @@ pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findin
     }
     let mut events: BTreeMap<u64, (&str, &str)> = BTreeMap::new();
     for (id, deliveries) in &by_id {
-        let Some(told) = one_event(id, deliveries, findings) else {
+        let Some(content) = one_event(id, deliveries, findings) else {
             continue;
         };
-        if let Some((other, _)) = events.insert(told.sequence, (id, &told.event)) {
-            let why = format!("event {} has two webhook IDs: {other}, {id}", told.sequence);
-            findings.add(What::Repeated, why);
+        if let Some((other, _)) = events.insert(content.sequence, (id, &content.event)) {
+            let why = format!(
+                "event {} has two webhook IDs: {other}, {id}",
+                content.sequence
+            );
+            findings.add(FaultKind::Repeated, why);
         }
     }
     if !seen.has_ended() {
@@ -32,13 +35,13 @@ pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findin
         && names != *expected
     {
         let why = format!("its webhooks are {names:?}, expected {expected:?}");
-        findings.add(What::Lost, why);
+        findings.add(FaultKind::Lost, why);
     }
     let came: BTreeSet<u64> = events.into_keys().collect();
     let due = due(&seen.events);
     if came != due {
         let why = format!("webhooks arrived for the events {came:?}, expected {due:?}");
-        findings.add(What::Lost, why);
+        findings.add(FaultKind::Lost, why);
     }
 }
 
@@ -47,31 +50,31 @@ fn one_event<'d>(
     id: &str,
     deliveries: &[&'d Delivery],
     findings: &mut Findings<'_>,
-) -> Option<&'d Told> {
+) -> Option<&'d WebhookContent> {
     let first = deliveries.first()?;
     if deliveries.iter().any(|d| d.sha256 != first.sha256) {
         let why = format!("webhook {id} was delivered again with different bytes");
-        findings.add(What::Repeated, why);
+        findings.add(FaultKind::Repeated, why);
     }
     if !deliveries.iter().any(|d| d.taken) {
         let why = format!("webhook {id} was refused and not delivered again");
-        findings.add(What::Stuck, why);
+        findings.add(FaultKind::Stuck, why);
     }
     for delivery in deliveries {
-        if let Err(why) = &delivery.told {
-            findings.add(What::Lost, format!("webhook {id}: {why}"));
+        if let Err(why) = &delivery.content {
+            findings.add(FaultKind::Lost, format!("webhook {id}: {why}"));
         }
     }
-    let told = first.told.as_ref().ok()?;
-    if told.id != id {
-        let why = format!("webhook {id} contains the ID {}", told.id);
-        findings.add(What::Lost, why);
+    let content = first.content.as_ref().ok()?;
+    if content.id != id {
+        let why = format!("webhook {id} contains the ID {}", content.id);
+        findings.add(FaultKind::Lost, why);
     }
-    if !findings.record.ids.contains(&told.run) {
-        let why = format!("webhook {id} is for run {}", told.run);
-        findings.add(What::Lost, why);
+    if !findings.record.ids.contains(&content.run) {
+        let why = format!("webhook {id} is for run {}", content.run);
+        findings.add(FaultKind::Lost, why);
     }
-    Some(told)
+    Some(content)
 }
 
 /// Numbers of the events that must have a webhook: each request and each end.
