@@ -27,7 +27,7 @@ mod inbox;
 mod join;
 mod layout;
 mod log_in;
-mod places;
+mod permits;
 mod reason;
 mod run;
 mod runs;
@@ -56,7 +56,7 @@ use crate::api::error::ApiError;
 use crate::api::limiter::Limiter;
 use crate::api::slots::Slots;
 use crate::api::{self, AppState};
-use places::Places;
+use permits::Places;
 
 pub(crate) use guard::user_of;
 pub(crate) use layout::{confirm_sign_in_page, error_page, signed_in_page};
@@ -193,7 +193,7 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/runs/{run_id}/older", READ, || get(run::older)),
     page(Method::GET, "/runs/{run_id}/live", READ, || get(run::live::stream)),
     page(Method::GET, "/runs/{run_id}/entries/{position}", READ, || get(run::entry)),
-    page(Method::GET, "/runs/{run_id}/requests/{request_id}/text", READ, || get(card::whole::show)),
+    page(Method::GET, "/runs/{run_id}/requests/{request_id}/text", READ, || get(card::full_text::show)),
     page(Method::POST, "/runs/{run_id}/answers/{request_id}", RUNS, || post(run::answer::answer)),
     page(Method::POST, "/runs/{run_id}/messages", RUNS, || post(run::act::message)),
     page(Method::POST, "/runs/{run_id}/stop", RUNS, || post(run::act::stop)),

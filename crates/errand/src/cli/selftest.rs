@@ -20,7 +20,7 @@ mod receiver;
 mod report;
 mod seeded;
 mod server;
-mod trouble;
+mod disturbance;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ use self::progress::{PATIENCE, Progress};
 use self::receiver::Receiver;
 use self::report::Report;
 use self::server::{Server, Until};
-use self::trouble::DisturbanceCounts;
+use self::disturbance::DisturbanceCounts;
 use super::CommandContext;
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::config::{self, Config, Flags};
@@ -223,11 +223,11 @@ async fn work(
     clients: &Arc<Clients>,
 ) -> Result<DisturbanceCounts> {
     let steps = plan.iter().map(Planned::steps).sum();
-    let disturbances = trouble::planned(seed, args.kills, args.stops, steps);
+    let disturbances = disturbance::planned(seed, args.kills, args.stops, steps);
     let mut made = DisturbanceCounts::default();
     let progress = Arc::clone(&clients.progress);
     let all = async {
-        let disturbances = trouble::make(server, &disturbances, &progress, &mut made);
+        let disturbances = disturbance::make(server, &disturbances, &progress, &mut made);
         let (disturbances, ()) = tokio::join!(disturbances, clients.live(plan));
         disturbances
     };

@@ -11,7 +11,7 @@
 //! - An answered card keeps its size: the outcome is laid over its buttons.
 
 mod call;
-pub(super) mod whole;
+pub(super) mod full_text;
 
 use std::collections::HashMap;
 
@@ -216,7 +216,7 @@ fn card(
                 @if let Some(description) = &request.description { (described(voice, request, open.run, description)) }
                 (reason_of(request, open.run, setting.visitor.now))
                 @if let Some(call) = &request.tool_call {
-                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str), &|of| whole::way_to(open.run, request.id, of)))
+                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str), &|of| full_text::way_to(open.run, request.id, of)))
                 }
                 @if setting.visitor.may(Permission::ManageRuns) {
                     (form(setting, open, closed, sent))
@@ -317,7 +317,7 @@ fn described(voice: Voice, request: &HumanRequest, run: RunId, description: &str
     let ours =
         || html! { p.why dir="auto" { (exact_cut(description, Layout::Lines, TEXT_BYTES_MAX)) } };
     let theirs = || {
-        let way = whole::way_to(run, request.id, whole::DESCRIPTION);
+        let way = full_text::way_to(run, request.id, full_text::DESCRIPTION);
         html! { blockquote.quoted aria-label=(voice.quoted()) { (call::long_text(description, &way)) } }
     };
     html! {

@@ -26,7 +26,7 @@ pub(super) fn reason(request: &HumanRequest, run: RunId, now: Timestamp) -> Mark
         .unwrap_or_default();
     html! {
         @if let Some(quote) = &request.quote {
-            @let way = whole::way_to(run, request.id, whole::QUOTE);
+            @let way = full_text::way_to(run, request.id, full_text::QUOTE);
             p.small.dim { "The server of the connection " span.mono { (one_line(&quote.by)) } " says:" }
             blockquote.quoted aria-label="Text of the connection's server" { (long_text(&quote.text, &way)) }
         }

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn troubles_are_spread_over_the_work_and_all_come_before_its_end() {
+    fn disturbances_are_spread_over_the_whole_work() {
         for (seed, kills, pauses, steps) in
             [(1, 50, 3, 900), (2, 3, 0, 10), (3, 0, 2, 5), (4, 40, 4, 7)]
         {
