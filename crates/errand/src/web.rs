@@ -56,7 +56,7 @@ use crate::api::error::ApiError;
 use crate::api::limiter::Limiter;
 use crate::api::slots::Slots;
 use crate::api::{self, AppState};
-use permits::Places;
+use permits::Permits;
 
 pub(crate) use guard::user_of;
 pub(crate) use layout::{confirm_sign_in_page, error_page, signed_in_page};
@@ -92,7 +92,7 @@ pub(crate) struct Inner {
     /// Slowed attempts that are waiting.
     slow_log_ins: Slots,
     shown_once: shown_once::ShownOnce,
-    comparisons: Places,
+    comparisons: Permits,
 }
 
 impl Deref for Web {
@@ -113,7 +113,7 @@ impl Web {
             session_passwords: Limiter::new(SESSION_PASSWORDS_PER_MINUTE),
             slow_log_ins: Slots::default(),
             shown_once: shown_once::ShownOnce::default(),
-            comparisons: Places::new(COMPARISONS_MAX),
+            comparisons: Permits::new(COMPARISONS_MAX),
         }))
     }
 }
@@ -123,12 +123,12 @@ impl Web {
         &self.0.shown_once
     }
 
-    fn comparisons(&self) -> &Places {
+    fn comparisons(&self) -> &Permits {
         &self.0.comparisons
     }
 
     /// Waits for a permit to hash a password. Fails if too many wait already.
-    async fn place_to_hash(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+    async fn permit_to_hash(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         let Ok(_waiting) = self.0.waiting.try_acquire() else {
             return Err(ApiError::unavailable(BUSY));
         };

@@ -24,7 +24,7 @@ use super::failure::{Shown, sentence};
 use super::form::{Form, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page, page_with_status};
-use super::runs::Beside;
+use super::runs::TableData;
 use super::{Web, runs, text, ui};
 use crate::api::v1::effective::{EffectiveToolBody, tools_of_config, warnings_of_config};
 
@@ -147,7 +147,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
         offset: 0,
     };
     let found = web.store.list_runs(team, filter, first).await?;
-    let beside = Beside::of_one(web, team, &found.items).await?;
+    let beside = TableData::of_one(web, team, &found.items).await?;
     let tools = match &build {
         Some(build) => tools_of_config(web, team, &build.config).await?,
         None => Vec::new(),

@@ -122,12 +122,12 @@ impl Voice {
 
 /// Data that cards show besides their requests.
 #[derive(Default)]
-pub(super) struct Around {
+pub(super) struct CardData {
     asked_for: HashMap<RunId, AskedFor>,
     tools: HashMap<String, String>,
 }
 
-impl Around {
+impl CardData {
     /// Reads the data for all cards of a page with two queries.
     pub(super) async fn of<'a>(
         web: &Web,
@@ -151,34 +151,42 @@ impl Around {
 }
 
 /// The page a card is on.
-pub(super) struct Setting<'a> {
+pub(super) struct CardContext<'a> {
     pub(super) visitor: &'a Visitor,
-    pub(super) around: &'a Around,
+    pub(super) around: &'a CardData,
     /// The page to return to after answering: `run`, or the address of the inbox.
     pub(super) back: &'a str,
 }
 
 /// The submitted fields of a refused answer, and the reason for the refusal.
-pub(super) type SentBack<'a> = Option<(&'a Fields, &'a str)>;
+pub(super) type RefusedAnswer<'a> = Option<(&'a Fields, &'a str)>;
 
 /// The card of an open request.
-pub(super) fn open(setting: &Setting<'_>, open: &OpenRequest, sent: SentBack<'_>) -> Markup {
+pub(super) fn open(
+    setting: &CardContext<'_>,
+    open: &OpenRequest,
+    sent: RefusedAnswer<'_>,
+) -> Markup {
     card(setting, open, None, sent)
 }
 
 /// The card of an open request on a page that has `room` bytes left. If no room is left, only its heading and a link to
 /// the run.
-pub(super) fn open_within(setting: &Setting<'_>, open: &OpenRequest, room: &mut usize) -> Markup {
+pub(super) fn open_within(
+    setting: &CardContext<'_>,
+    open: &OpenRequest,
+    room: &mut usize,
+) -> Markup {
     let shown = if *room > 0 {
         card(setting, open, None, None)
     } else {
-        elsewhere(setting, open)
+        placeholder(setting, open)
     };
     *room = room.saturating_sub(shown.0.len());
     shown
 }
 
-fn elsewhere(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
+fn placeholder(setting: &CardContext<'_>, open: &OpenRequest) -> Markup {
     let request = &open.request;
     let id = request.id.to_string();
     html! {
@@ -192,15 +200,19 @@ fn elsewhere(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
 }
 
 /// The card of an answered request, in its old position. `sent`: an answer that came too late.
-pub(super) fn closed(setting: &Setting<'_>, closed: &ClosedRequest, sent: SentBack<'_>) -> Markup {
+pub(super) fn closed(
+    setting: &CardContext<'_>,
+    closed: &ClosedRequest,
+    sent: RefusedAnswer<'_>,
+) -> Markup {
     card(setting, &closed.asked, Some(closed), sent)
 }
 
 fn card(
-    setting: &Setting<'_>,
+    setting: &CardContext<'_>,
     open: &OpenRequest,
     closed: Option<&ClosedRequest>,
-    sent: SentBack<'_>,
+    sent: RefusedAnswer<'_>,
 ) -> Markup {
     let request = &open.request;
     let voice = Voice::of(request);
@@ -213,10 +225,10 @@ fn card(
             (asked_for(setting, open))
             // The buttons are sticky from here on, so that they never cover a title that was not seen.
             div.body {
-                @if let Some(description) = &request.description { (described(voice, request, open.run, description)) }
+                @if let Some(description) = &request.description { (description_block(voice, request, open.run, description)) }
                 (reason_of(request, open.run, setting.visitor.now))
                 @if let Some(call) = &request.tool_call {
-                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str), &|of| full_text::way_to(open.run, request.id, of)))
+                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str), &|of| full_text::url(open.run, request.id, of)))
                 }
                 @if setting.visitor.may(Permission::ManageRuns) {
                     (form(setting, open, closed, sent))
@@ -232,7 +244,7 @@ fn card(
 }
 
 /// The run that asks, and the time of the request.
-fn origin_line(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
+fn origin_line(setting: &CardContext<'_>, open: &OpenRequest) -> Markup {
     let now = setting.visitor.now;
     html! {
         div.small.dim.from {
@@ -263,7 +275,7 @@ pub(super) fn in_transcript(request: &HumanRequest, run: RunId) -> Markup {
     html! {
         strong { (heading(request)) }
         (line_of_call(request))
-        @if let Some(description) = &request.description { (described(voice, request, run, description)) }
+        @if let Some(description) = &request.description { (description_block(voice, request, run, description)) }
     }
 }
 
@@ -297,7 +309,7 @@ pub(super) fn plain_heading(request: &HumanRequest) -> String {
 }
 
 /// The message that the run is working on.
-fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
+fn asked_for(setting: &CardContext<'_>, open: &OpenRequest) -> Markup {
     let Some(asked) = setting.around.asked_for.get(&open.run) else {
         return html! {};
     };
@@ -313,11 +325,16 @@ fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
 }
 
 /// The request's description. The engine's own is a plain paragraph; all others are quoted.
-fn described(voice: Voice, request: &HumanRequest, run: RunId, description: &str) -> Markup {
+fn description_block(
+    voice: Voice,
+    request: &HumanRequest,
+    run: RunId,
+    description: &str,
+) -> Markup {
     let ours =
         || html! { p.why dir="auto" { (exact_cut(description, Layout::Lines, TEXT_BYTES_MAX)) } };
     let theirs = || {
-        let way = full_text::way_to(run, request.id, full_text::DESCRIPTION);
+        let way = full_text::url(run, request.id, full_text::DESCRIPTION);
         html! { blockquote.quoted aria-label=(voice.quoted()) { (call::long_text(description, &way)) } }
     };
     html! {
@@ -334,10 +351,10 @@ fn described(voice: Voice, request: &HumanRequest, run: RunId, description: &str
 }
 
 fn form(
-    setting: &Setting<'_>,
+    setting: &CardContext<'_>,
     open: &OpenRequest,
     closed: Option<&ClosedRequest>,
-    sent: SentBack<'_>,
+    sent: RefusedAnswer<'_>,
 ) -> Markup {
     let request = &open.request;
     let fields = sent.map(|(fields, _)| fields);

@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use super::failure::Shown;
 use super::guard::Visitor;
 use super::layout::{Section, page};
-use super::runs::{Beside, table};
+use super::runs::{TableData, table};
 use super::{Web, inbox, ui};
 
 /// Days in the chart.
@@ -40,8 +40,8 @@ pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
         .await?;
     let since = first_day(visitor.now);
     let days = web.store.figures_by_day(team, since).await?;
-    let beside_working = Beside::of(&web, team, &working.items).await?;
-    let beside_failed = Beside::of(&web, team, &failed.items).await?;
+    let beside_working = TableData::of(&web, team, &working.items).await?;
+    let beside_failed = TableData::of(&web, team, &failed.items).await?;
     let body = html! {
         div.head {
             h1 { "Home" }
@@ -74,7 +74,7 @@ pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
 
 fn runs(
     items: &[errand_core::wire::RunBody],
-    beside: &Beside,
+    beside: &TableData,
     now: Timestamp,
     title: &str,
     more: &str,
@@ -130,7 +130,7 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
     if most == 0 {
         return html! { div.card { (ui::empty("No runs in the last 30 days", &html! { "The chart starts with your first run." })) } };
     }
-    let top = nice(most);
+    let top = axis_top(most);
     html! {
         figure.card.chart {
             div.scroll tabindex="0" role="region" aria-label="Chart" {
@@ -150,7 +150,7 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
                 @for (kind, name) in [("completed", "completed"), ("failed", "failed"), ("interrupted", "stopped"), ("open", "in progress")] {
                     span { svg viewBox="0 0 10 10" aria-hidden="true" { rect class={ "bar-" (kind) } width="10" height="10" rx="2" {} } (name) }
                 }
-                @if dearest(&all) > 0.0 { span { svg viewBox="0 0 10 10" aria-hidden="true" { line.line-cost x1="0" x2="10" y1="5" y2="5" {} } "cost, at most " (ui::cost(dearest(&all))) " a day" } }
+                @if max_cost(&all) > 0.0 { span { svg viewBox="0 0 10 10" aria-hidden="true" { line.line-cost x1="0" x2="10" y1="5" y2="5" {} } "cost, at most " (ui::cost(max_cost(&all))) " a day" } }
             }
             details.small {
                 summary { "As a table" }
@@ -173,13 +173,13 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
     }
 }
 
-fn dearest(all: &[(Timestamp, &DayFigures)]) -> f64 {
+fn max_cost(all: &[(Timestamp, &DayFigures)]) -> f64 {
     all.iter().map(|(_, day)| day.cost_usd).fold(0.0, f64::max)
 }
 
 /// The cost per day as a line, with its own scale.
 fn cost_line(all: &[(Timestamp, &DayFigures)]) -> Markup {
-    let most = dearest(all);
+    let most = max_cost(all);
     if most <= 0.0 {
         return html! {};
     }
@@ -232,7 +232,7 @@ fn day_name(at: Timestamp) -> String {
 }
 
 /// The smallest round, even number that is at least `most`: the top of the axis.
-fn nice(most: u64) -> u64 {
+fn axis_top(most: u64) -> u64 {
     let mut step = 1_u64;
     loop {
         for factor in [2, 4, 6, 8] {
@@ -263,7 +263,7 @@ mod tests {
             (85, 100),
             (4_100, 6_000),
         ] {
-            assert_eq!(nice(most), top, "{most}");
+            assert_eq!(axis_top(most), top, "{most}");
         }
     }
 }

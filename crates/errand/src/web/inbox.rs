@@ -12,7 +12,7 @@ use errand_store::model::PageQuery;
 use errand_store::{ClosedRequest, FoundRequest, OpenRequest, StoreError};
 use maud::{Markup, html};
 
-use super::card::{Around, Setting};
+use super::card::{CardContext, CardData};
 use super::failure::Shown;
 use super::form::{Fields, Params};
 use super::guard::Visitor;
@@ -112,8 +112,8 @@ pub(super) async fn open(
         .collect();
     let gone = web.store.requests(team, shown).await?;
     let cards = if params.is_on("cards") {
-        let around = Around::of(&web, &visitor, fresh.iter()).await?;
-        let setting = Setting {
+        let around = CardData::of(&web, &visitor, fresh.iter()).await?;
+        let setting = CardContext {
             visitor: &visitor,
             around: &around,
             back: "/inbox",
@@ -154,13 +154,13 @@ async fn requests(
         .items
         .iter()
         .chain(answered.map(|closed| &closed.asked));
-    let around = Around::of(web, visitor, around).await?;
+    let around = CardData::of(web, visitor, around).await?;
     let back = if offset == 0 {
         "/inbox".to_owned()
     } else {
         format!("/inbox?offset={offset}")
     };
-    let setting = Setting {
+    let setting = CardContext {
         visitor,
         around: &around,
         back: &back,

@@ -114,7 +114,7 @@ pub(super) async fn verify(web: &Web, password: String, hash: String) -> Result<
     if password.len() > PASSWORD_BYTES_MAX {
         return Ok(false);
     }
-    let _place = web.place_to_hash().await?;
+    let _place = web.permit_to_hash().await?;
     let fits = tokio::task::spawn_blocking(move || {
         PasswordHash::new(&hash).is_ok_and(|parsed| {
             Argon2::default()

@@ -8,7 +8,7 @@ use errand_core::shown::one_line;
 use errand_core::time::Timestamp;
 use maud::{Markup, html};
 
-use super::card::{long_text, whole};
+use super::card::{full_text, long_text};
 use super::text::start;
 use super::ui;
 
@@ -26,7 +26,7 @@ pub(super) fn reason(request: &HumanRequest, run: RunId, now: Timestamp) -> Mark
         .unwrap_or_default();
     html! {
         @if let Some(quote) = &request.quote {
-            @let way = full_text::way_to(run, request.id, full_text::QUOTE);
+            @let way = full_text::url(run, request.id, full_text::QUOTE);
             p.small.dim { "The server of the connection " span.mono { (one_line(&quote.by)) } " says:" }
             blockquote.quoted aria-label="Text of the connection's server" { (long_text(&quote.text, &way)) }
         }
@@ -61,7 +61,7 @@ fn one(source: &Source, run: RunId, now: Timestamp) -> Markup {
 fn place_of(read: &Read, run: RunId) -> Option<String> {
     let of = read.run.unwrap_or(run);
     match (read.position, &read.call_id) {
-        (Some(position), _) => Some(super::run::way_to(of, position)),
+        (Some(position), _) => Some(super::run::entry_url(of, position)),
         (None, Some(call)) => Some(format!("/runs/{of}#{}", ui::call_anchor(call))),
         (None, None) => read.run.map(|_| format!("/runs/{of}")),
     }

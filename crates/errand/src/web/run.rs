@@ -1,7 +1,7 @@
 //! The page of a run: its live transcript and everything known about it.
 //!
 //! Guarantees: the page contains the newest part of the transcript, however long the transcript is; older parts load on
-//! request. A link to an entry ([`way_to`]) shows the part that contains it. The same functions render the page and its
+//! request. A link to an entry ([`entry_url`]) shows the part that contains it. The same functions render the page and its
 //! live updates.
 
 pub(super) mod act;
@@ -24,7 +24,7 @@ use errand_store::{ClosedRequest, FoundRequest, OpenRequest, Reach, StoreError, 
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
-use super::card::{Around, Setting};
+use super::card::{CardContext, CardData};
 use super::failure::{PageError, Shown};
 use super::form::{Fields, Params, Path};
 use super::guard::Visitor;
@@ -59,7 +59,7 @@ impl Part {
 }
 
 /// The address of an entry on its run's page.
-pub(super) fn way_to(run: RunId, position: u64) -> String {
+pub(super) fn entry_url(run: RunId, position: u64) -> String {
     format!("/runs/{run}?around={position}#e-{position}")
 }
 
@@ -178,7 +178,7 @@ struct Whole {
     build: Build,
     part: TranscriptPart,
     people: People,
-    around: Around,
+    around: CardData,
     /// The request that was just answered, shown in place of an open one.
     answered: Option<ClosedRequest>,
 }
@@ -229,7 +229,7 @@ async fn render_with(
     let shown = pending
         .iter()
         .chain(answered.as_ref().map(|closed| &closed.asked));
-    let around = Around::of(web, visitor, shown).await?;
+    let around = CardData::of(web, visitor, shown).await?;
     let whole = Whole {
         view,
         agent_name,
@@ -305,7 +305,7 @@ fn requests(
     pending: Option<&OpenRequest>,
     sent: Option<&Sent>,
 ) -> Markup {
-    let setting = Setting {
+    let setting = CardContext {
         visitor,
         around: &whole.around,
         back: "run",

@@ -40,7 +40,7 @@ pub(super) async fn list(
         offset,
     };
     let found = web.store.list_runs(team, filter, query).await?;
-    let beside = Beside::of(&web, team, &found.items).await?;
+    let beside = TableData::of(&web, team, &found.items).await?;
     let agents = PageQuery {
         limit: AGENTS_MAX,
         offset: 0,
@@ -166,14 +166,14 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
 
 /// Data that a table of runs shows besides the runs.
 #[derive(Default)]
-pub(super) struct Beside {
+pub(super) struct TableData {
     /// The names of the assignments. `None` if all runs have the same one.
     names: Option<HashMap<AgentId, String>>,
     /// The open requests of the runs that wait for an answer.
     requests: HashMap<RunId, HumanRequest>,
 }
 
-impl Beside {
+impl TableData {
     /// Reads the data for runs of several assignments.
     pub(super) async fn of(web: &Web, team: TeamId, runs: &[RunBody]) -> Result<Self, StoreError> {
         let mut agents: Vec<AgentId> = runs
@@ -212,7 +212,7 @@ impl Beside {
     }
 }
 
-pub(super) fn table(runs: &[RunBody], beside: &Beside, now: Timestamp) -> Markup {
+pub(super) fn table(runs: &[RunBody], beside: &TableData, now: Timestamp) -> Markup {
     let names = beside.names.as_ref();
     html! {
         div.scroll {
@@ -235,7 +235,7 @@ pub(super) fn table(runs: &[RunBody], beside: &Beside, now: Timestamp) -> Markup
     }
 }
 
-fn row(run: &RunBody, beside: &Beside, now: Timestamp) -> Markup {
+fn row(run: &RunBody, beside: &TableData, now: Timestamp) -> Markup {
     let names = beside.names.as_ref();
     let agent = AgentId::from_stored(run.agent_id);
     let whole = run.id.to_string();

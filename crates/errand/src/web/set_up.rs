@@ -74,7 +74,7 @@ async fn holder(web: &Web, token: &str) -> Result<Option<(SetUpToken, User)>, St
 
 /// Hashes a password. The error is `None` if the server is shutting down or too many checks wait.
 pub(super) async fn hash(web: &Web, password: String) -> Result<String, Option<PasswordError>> {
-    let _place = web.place_to_hash().await.map_err(|_| None)?;
+    let _place = web.permit_to_hash().await.map_err(|_| None)?;
     let hashed = tokio::task::spawn_blocking(move || hash_password(&password)).await;
     hashed.map_err(|_| None)?.map_err(Some)
 }

@@ -37,7 +37,7 @@ pub(super) fn markdown(text: &str) -> Markup {
     let mut safe = Vec::new();
     let mut links: Vec<Option<String>> = Vec::new();
     for event in Parser::new_ext(text, options) {
-        harmless(event, &mut links, &mut safe);
+        filter_event(event, &mut links, &mut safe);
         if safe.len() > EVENTS_MAX {
             return plain(text);
         }
@@ -75,7 +75,7 @@ pub(super) fn markdown(text: &str) -> Markup {
 }
 
 /// The target of a link: the host of a web address, or the recipients of a mail. `None` if the link is not permitted.
-fn leads_to(address: &str) -> Option<String> {
+fn link_target(address: &str) -> Option<String> {
     let parsed = url::Url::parse(address).ok()?;
     match parsed.scheme() {
         "http" | "https" => parsed.host_str().map(|host| {
@@ -89,7 +89,7 @@ fn leads_to(address: &str) -> Option<String> {
 }
 
 /// Passes on the events that cannot act. `links`: the target of each open link; `None` for links that were removed.
-fn harmless<'a>(event: Event<'a>, links: &mut Vec<Option<String>>, safe: &mut Vec<Event<'a>>) {
+fn filter_event<'a>(event: Event<'a>, links: &mut Vec<Option<String>>, safe: &mut Vec<Event<'a>>) {
     match event {
         Event::Html(text) | Event::InlineHtml(text) => safe.push(Event::Text(text)),
         Event::Start(Tag::Link {
@@ -98,7 +98,7 @@ fn harmless<'a>(event: Event<'a>, links: &mut Vec<Option<String>>, safe: &mut Ve
             title,
             id,
         }) => {
-            let host = leads_to(&dest_url);
+            let host = link_target(&dest_url);
             if host.is_some() {
                 safe.push(Event::Start(Tag::Link {
                     link_type,
@@ -176,13 +176,13 @@ pub(super) fn exact_within(text: &str, layout: Layout, most: usize) -> (Markup, 
             return (PreEscaped(markup), shown);
         }
         // Renders no more than fits. After a long run, the next part starts.
-        let mut pieces = pieces(up_to(rest, room), layout).peekable();
+        let mut pieces = pieces(prefix(rest, room), layout).peekable();
         while let Some(piece) = pieces.next() {
             let room = most.saturating_sub(markup.len());
             match piece {
                 _ if room == 0 => break,
                 Piece::Seen(seen) => {
-                    let part = fitting(seen, room);
+                    let part = fitting_prefix(seen, room);
                     part.render_to(&mut markup);
                     shown += part.len();
                     if part.len() < seen.len() {
@@ -211,7 +211,7 @@ fn hidden(c: char, count: usize) -> Markup {
 }
 
 /// The beginning of a text: at most `most` bytes, but at least one character.
-pub(super) fn up_to(text: &str, most: usize) -> &str {
+pub(super) fn prefix(text: &str, most: usize) -> &str {
     let first = text.chars().next().map_or(0, char::len_utf8);
     let mut end = most.max(first).min(text.len());
     while !text.is_char_boundary(end) {
@@ -221,7 +221,7 @@ pub(super) fn up_to(text: &str, most: usize) -> &str {
 }
 
 /// The beginning of a text that takes at most `room` bytes of HTML, but at least one character.
-fn fitting(text: &str, room: usize) -> &str {
+fn fitting_prefix(text: &str, room: usize) -> &str {
     let mut used = 0;
     for (at, c) in text.char_indices() {
         used += match c {
@@ -365,7 +365,7 @@ pub(super) fn pretty(value: &Value) -> String {
 
 /// The first `most` bytes of indented JSON, and whether that is everything. Stops serializing after that.
 pub(super) fn pretty_within(value: &Value, most: usize) -> (String, bool) {
-    let mut kept = Kept {
+    let mut kept = Truncated {
         bytes: Vec::new(),
         most,
     };
@@ -384,12 +384,12 @@ pub(super) fn pretty_within(value: &Value, most: usize) -> (String, bool) {
 }
 
 /// Keeps the first bytes that are written, and fails if there are more.
-struct Kept {
+struct Truncated {
     bytes: Vec<u8>,
     most: usize,
 }
 
-impl std::io::Write for Kept {
+impl std::io::Write for Truncated {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let room = self.most.saturating_sub(self.bytes.len());
         if room == 0 && !bytes.is_empty() {

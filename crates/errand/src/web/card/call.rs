@@ -11,7 +11,7 @@ use errand_core::transcript::ToolCall;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
-use crate::web::text::{exact_line, exact_within, start, up_to};
+use crate::web::text::{exact_line, exact_within, start, prefix};
 use crate::web::{text, ui};
 
 /// Maximum length in characters of a value shown next to its name.
@@ -288,7 +288,7 @@ fn how_much(text: &str, first: &str) -> (String, String) {
 /// line is too long. A run of equal hidden characters, which is shown as one mark, is never split. Reads only the
 /// beginning of the text.
 fn beginning(text: &str) -> (&str, &str) {
-    let head = up_to(text, 4 * (CHARS_SHOWN + 1));
+    let head = prefix(text, 4 * (CHARS_SHOWN + 1));
     let by_lines = head
         .match_indices('\n')
         .nth(LINES_SHOWN - 1)
@@ -322,7 +322,7 @@ fn after_run(text: &str, end: usize) -> usize {
 
 /// The lines of a text that fit in a fold. Reads at most `most` bytes.
 fn up_to_lines(text: &str, most: usize) -> &str {
-    let mut ends = up_to(text, most).match_indices('\n');
+    let mut ends = prefix(text, most).match_indices('\n');
     match ends.nth(LINES_MAX - LINES_SHOWN - 1) {
         Some((at, _)) => text.get(..=at).unwrap_or(text),
         None => text,
@@ -419,7 +419,7 @@ fn brief_value(value: &Value) -> Markup {
         }
         other => return html! { (other) },
     };
-    let head = up_to(text, TEXT_BYTES_MAX);
+    let head = prefix(text, TEXT_BYTES_MAX);
     let lines = head.lines().count();
     match (lines > 1, head.len() < text.len()) {
         (true, false) => html! { (ui::counted(lines as u64, "line", "lines")) },

@@ -24,7 +24,7 @@ pub(super) const DESCRIPTION: &str = "description";
 pub(in crate::web) const QUOTE: &str = "quote";
 
 /// The address of a text. `of`: one of the names above, or the index of an argument.
-pub(in crate::web) fn way_to(run: RunId, request: HumanRequestId, of: &str) -> String {
+pub(in crate::web) fn url(run: RunId, request: HumanRequestId, of: &str) -> String {
     format!("/runs/{run}/requests/{request}/text?of={of}")
 }
 
@@ -51,7 +51,7 @@ pub(in crate::web) async fn show(
     };
     let (shown, bytes) = text::exact_within(rest, Layout::Lines, PART_BYTES_MAX);
     let end = from.saturating_add(bytes);
-    let way = way_to(run, id, of);
+    let way = url(run, id, of);
     let body = html! {
         div.crumbs { a href="/inbox" { "Inbox" } " / " a href={ "/runs/" (run) } { "Run" } }
         div.head { h1 { (what) } }

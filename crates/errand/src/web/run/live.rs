@@ -22,7 +22,7 @@ use crate::api::AppState;
 use crate::api::slots::Holder;
 use crate::streaming::follow::{Follower, PageRead, Source};
 use crate::streaming::{Event, respond};
-use crate::web::card::{Around, Setting};
+use crate::web::card::{CardContext, CardData};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
@@ -253,8 +253,8 @@ impl LivePage {
             }
         }
         if let Some(open) = pending {
-            let around = Around::of(&self.web, &self.visitor, std::iter::once(&open)).await?;
-            let setting = Setting {
+            let around = CardData::of(&self.web, &self.visitor, std::iter::once(&open)).await?;
+            let setting = CardContext {
                 visitor: &self.visitor,
                 around: &around,
                 back: "run",
