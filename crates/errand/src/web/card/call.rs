@@ -11,7 +11,7 @@ use errand_core::transcript::ToolCall;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
-use crate::web::text::{exact_line, exact_within, start, prefix};
+use crate::web::text::{exact_line, exact_within, prefix, start};
 use crate::web::{text, ui};
 
 /// Maximum length in characters of a value shown next to its name.
