@@ -24,6 +24,14 @@ const LIMIT: u32 = 25;
 const AGENTS_MAX: u32 = 100;
 /// Maximum length in characters of a run's error in the list.
 const ERROR_CHARS_MAX: usize = 300;
+/// Where runs come from: the API's value and the word on pages.
+const SOURCES: [(&str, &str); 5] = [
+    ("api", "API"),
+    ("web", "web"),
+    ("cli", "command line"),
+    ("schedule", "schedule"),
+    ("mcp", "MCP"),
+];
 /// Filter value that selects all statuses of active runs.
 const WORKING: &str = "working";
 
@@ -137,12 +145,12 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
     };
     let pair = |value: &str, text: &str| (value.to_owned(), text.to_owned());
     let mut statuses = vec![pair(WORKING, "active")];
-    statuses.extend(Status::ALL.map(|status| pair(status.as_str(), status.as_str())));
+    statuses.extend(Status::ALL.map(|status| pair(status.as_str(), ui::status_word(status))));
     let agents: Vec<_> = agents
         .iter()
         .map(|(id, name)| (id.to_string(), name.clone()))
         .collect();
-    let sources = ["api", "web", "cli", "schedule", "mcp"].map(|source| pair(source, source));
+    let sources = SOURCES.map(|(source, label)| pair(source, label));
     let times = [
         pair("1h", "last hour"),
         pair("1d", "last day"),
@@ -259,7 +267,7 @@ fn row(run: &RunBody, beside: &TableData, now: Timestamp) -> Markup {
             @if let Some(names) = names {
                 td.of { a.link href={ "/assignments/" (agent) } { (ui::name(names.get(&agent).map_or("deleted", String::as_str))) } }
             }
-            td.dim { (run.source.as_deref().unwrap_or("–")) @if let Some(key) = key_of(run) { span.sub { (ui::api_key(key)) } } }
+            td.dim { (run.source.as_deref().map_or("–", source_label)) @if let Some(key) = key_of(run) { span.sub { (ui::api_key(key)) } } }
             td { (ui::time(run.created_at, now)) }
             td.num data-label="took" { (took.as_deref().unwrap_or("–")) }
             @if names.is_some() { td.num data-label="tokens" { @if tokens > 0 { (ui::number(tokens)) } @else { "–" } } }
@@ -275,6 +283,12 @@ fn key_of(run: &RunBody) -> Option<&str> {
         AuthorKind::ApiKey => author.name.as_deref(),
         AuthorKind::User | AuthorKind::System => None,
     }
+}
+
+/// The word for a run's source on pages; an unknown source as it is.
+pub(super) fn source_label(source: &str) -> &str {
+    let known = SOURCES.iter().find(|(name, _)| *name == source);
+    known.map_or(source, |(_, label)| label)
 }
 
 /// The run's title, or its ID if it has none.

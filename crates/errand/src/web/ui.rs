@@ -183,7 +183,15 @@ pub(super) fn copy(text: &str, label: &str) -> Markup {
 
 /// A run's status as a shape, a word and a color.
 pub(super) fn status(status: Status) -> Markup {
-    state(status.as_str(), status.as_str())
+    state(status.as_str(), status_word(status))
+}
+
+/// The word for a status on pages. The button is called *Stop*, so a run that was stopped is not called `interrupted`.
+pub(super) fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Interrupted => "stopped",
+        other => other.as_str(),
+    }
 }
 
 /// A state with a word. `kind`: its look, one of [`KINDS`].

@@ -123,7 +123,7 @@
         var piece = parsed(html)
         var told = piece.querySelector('[data-wrong]')
         if (outcomes(piece) && told) wrong.textContent = told.textContent
-        else if (!response.ok) throw new Error(told ? told.textContent : 'This did not work. Try again.')
+        else if (!response.ok) throw new Error(told ? told.textContent : 'Something went wrong. Try again.')
         ask()
       })
     }).catch(function (error) {

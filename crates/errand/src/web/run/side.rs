@@ -11,7 +11,7 @@ use maud::{Markup, html};
 
 use crate::web::failure::PageError;
 use crate::web::guard::Visitor;
-use crate::web::{Web, files, ui, webhooks};
+use crate::web::{Web, files, runs, ui, webhooks};
 
 /// Newest steps shown.
 const STEPS_MAX: usize = 40;
@@ -90,7 +90,7 @@ fn facts(run: &RunBody, started_by: Option<&Markup>, now: Timestamp) -> Markup {
     let worked_ms = (usage.seconds * 1000.0) as u64;
     html! {
         dl.facts {
-            dt { "Created" } dd { (ui::time(run.created_at, now)) @if let Some(source) = &run.source { " via " (source) } }
+            dt { "Created" } dd { (ui::time(run.created_at, now)) @if let Some(source) = &run.source { " via " (runs::source_label(source)) } }
             @if let Some(started_by) = started_by { dt { "Started by" } dd { (started_by) } }
             @if let Some(end) = run.completed_at { dt { "Ended" } dd { (ui::time(end, now)) } }
             dt { "Active time" } dd { (ui::duration(worked_ms)) }
