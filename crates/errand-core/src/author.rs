@@ -89,7 +89,7 @@ pub struct AuthorBody {
     /// The user's id, or the key's; absent for the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
-    /// The key's name; absent for a user: `GET /v1/members/{user_id}` has the e-mail address.
+    /// The key's name; absent for a user: `GET /v1/members/{user_id}` has the email address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The user who created the key.

@@ -134,7 +134,7 @@ pub struct Build {
     pub config: Value,
     pub created_by: Option<UserId>,
     pub created_at: Timestamp,
-    /// E-mail address of the creator.
+    /// Email address of the creator.
     pub created_by_name: Option<String>,
     pub state: BuildState,
     /// The build that this one was derived from.

@@ -7,7 +7,7 @@
 //!
 //! Anybody who may write to the data directory is authorized; no API key is required. If no team is named, the server's
 //! *first* team is used. The first request that needs it creates it, with the name `default` and an owner without
-//! e-mail address and password until a set-up link is used. A repair ([`repair`]) finds a run in any team.
+//! email address and password until a set-up link is used. A repair ([`repair`]) finds a run in any team.
 //!
 //! # Non-goals
 //!
@@ -84,7 +84,7 @@ pub enum AdminRequest {
     /// the first team's owner.
     CreateTeam {
         name: String,
-        /// E-mail address of the owner.
+        /// Email address of the owner.
         owner: Option<String>,
     },
     ListTeams,
@@ -103,17 +103,17 @@ pub enum AdminRequest {
     },
     /// Disables a user in all teams.
     DisableUser {
-        /// E-mail address or id of the user.
+        /// Email address or id of the user.
         user: String,
     },
     /// Enables a disabled user.
     EnableUser {
-        /// E-mail address or id of the user.
+        /// Email address or id of the user.
         user: String,
     },
     /// Changes a user's role in a team.
     SetUserRole {
-        /// E-mail address or id of the user.
+        /// Email address or id of the user.
         user: String,
         role: Role,
         /// Name or id of the team. `None`: the only team of the user.
@@ -121,7 +121,7 @@ pub enum AdminRequest {
     },
     /// Removes a user from a team, with their API keys for it.
     RemoveUser {
-        /// E-mail address or id of the user.
+        /// Email address or id of the user.
         user: String,
         /// Name or id of the team. `None`: the only team of the user.
         team: Option<String>,
@@ -682,7 +682,7 @@ impl Admin {
             .await?
         {
             return Err(AdminError::Bad(format!(
-                "no user has the e-mail address {email}; `errand users link {email}` creates one"
+                "no user has the email address {email}; `errand users link {email}` creates one"
             )));
         }
         self.store
@@ -699,7 +699,7 @@ impl Admin {
         expires_at: Timestamp,
         now: Timestamp,
     ) -> Result<bool, AdminError> {
-        // Claiming sets the e-mail address and the password together, so a password shows that the account was claimed.
+        // Claiming sets the email address and the password together, so a password shows that the account was claimed.
         if self.store.password_hash(owner).await?.is_some() {
             return Ok(false);
         }

@@ -79,7 +79,7 @@ pub enum Joining {
     /// A new user. Deliberately without `Debug`, because it contains a password hash.
     New {
         id: UserId,
-        /// E-mail address, as entered. `None`: that of the invitation.
+        /// Email address, as entered. `None`: that of the invitation.
         email: Option<String>,
         /// Password hash: argon2id as a PHC string.
         phc_hash: String,
@@ -360,7 +360,7 @@ fn make_user(
         (None, None) => {
             return Err(StoreError::Invalid {
                 field: "email",
-                message: "must be an e-mail address, such as ann@example.com".to_owned(),
+                message: "must be an email address, such as ann@example.com".to_owned(),
             });
         }
     };

@@ -39,7 +39,7 @@ pub struct TeamFacts {
     pub team: Team,
     /// Number of members.
     pub members: u64,
-    /// E-mail addresses of its owners who are not disabled; `None` for an unclaimed account.
+    /// Email addresses of its owners who are not disabled; `None` for an unclaimed account.
     pub owners: Vec<Option<String>>,
 }
 

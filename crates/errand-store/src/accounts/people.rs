@@ -1,4 +1,4 @@
-//! Users: e-mail addresses, passwords and set-up links.
+//! Users: email addresses, passwords and set-up links.
 //!
 //! A set-up link allows whoever has its token to set the user's password, once and until it expires. A user has at
 //! most one working link: a new link, or a new password, invalidates earlier ones.
@@ -12,7 +12,7 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms};
 use crate::error::{Result, StoreError};
 
-/// Maximum length of an e-mail address in characters, as mail servers accept it.
+/// Maximum length of an email address in characters, as mail servers accept it.
 const EMAIL_CHARS_MAX: usize = 254;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct User {
 #[derive(Clone, Debug)]
 pub struct NewUser {
     pub id: UserId,
-    /// E-mail address, as entered.
+    /// Email address, as entered.
     pub email: String,
     pub now: Timestamp,
 }
@@ -50,7 +50,7 @@ impl Store {
         .await
     }
 
-    /// The user with an e-mail address, regardless of upper and lower case. `None` also if the text is not an
+    /// The user with an email address, regardless of upper and lower case. `None` also if the text is not an
     /// address.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>> {
         let Ok(email) = normal_email(email) else {
@@ -123,7 +123,7 @@ impl Store {
             .await
     }
 
-    /// Uses a set-up link: sets the password, and the e-mail address of a user who has none yet. Works once.
+    /// Uses a set-up link: sets the password, and the email address of a user who has none yet. Works once.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] if [`Store::set_up_link`] returns `None`, [`StoreError::Invalid`] (`email`: missing,
@@ -141,7 +141,7 @@ impl Store {
     }
 }
 
-/// Normalizes an e-mail address: trimmed and in lower case.
+/// Normalizes an email address: trimmed and in lower case.
 pub(super) fn normal_email(text: &str) -> Result<String> {
     let email = text.trim().to_lowercase();
     let odd = |c: char| c.is_whitespace() || c.is_control();
@@ -152,7 +152,7 @@ pub(super) fn normal_email(text: &str) -> Result<String> {
         return Ok(email);
     }
     Err(invalid_email(
-        "must be an e-mail address, such as ann@example.com",
+        "must be an email address, such as ann@example.com",
     ))
 }
 
@@ -164,7 +164,7 @@ fn invalid_email(message: &str) -> StoreError {
 }
 
 pub(super) fn email_taken() -> StoreError {
-    StoreError::Conflict("another user has this e-mail address; use another one".to_owned())
+    StoreError::Conflict("another user has this email address; use another one".to_owned())
 }
 
 fn not_disabled(user: &User) -> Result<()> {
@@ -258,7 +258,7 @@ fn claim_link(
     let email = match (&user.email, given) {
         (None, None) => {
             return Err(invalid_email(
-                "must be given, because this user has no e-mail address yet",
+                "must be given, because this user has no email address yet",
             ));
         }
         (None, Some(given)) if select_by_email(tx, &given)?.is_some() => return Err(email_taken()),

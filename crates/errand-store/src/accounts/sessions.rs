@@ -52,7 +52,7 @@ pub struct Session {
 }
 
 impl Store {
-    /// The id and the password's PHC string of the user with this e-mail address. `None` if the user does not exist,
+    /// The id and the password's PHC string of the user with this email address. `None` if the user does not exist,
     /// is disabled, or has no password.
     pub async fn log_in_by_email(&self, email: &str) -> Result<Option<(UserId, String)>> {
         let email = email.trim().to_lowercase();

@@ -61,7 +61,7 @@ pub struct Bootstrapped {
 }
 
 impl Store {
-    /// Creates the team `default` and an owner without e-mail address and password, if there is no team yet.
+    /// Creates the team `default` and an owner without email address and password, if there is no team yet.
     /// Otherwise returns the first team and its first owner.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ pub struct ClosedRequest {
     pub asked: OpenRequest,
     pub closed_at: Timestamp,
     pub resolution: Resolution,
-    /// The person who closed it: an e-mail address, or `API key` and the key's name.
+    /// The person who closed it: an email address, or `API key` and the key's name.
     pub by: Option<String>,
 }
 
@@ -177,7 +177,7 @@ impl Store {
         .await
     }
 
-    /// E-mail addresses of users, including former members.
+    /// Email addresses of users, including former members.
     pub async fn emails_of(&self, users: Vec<UserId>) -> Result<HashMap<UserId, String>> {
         self.read(move |conn| {
             let mut statement =

@@ -1,6 +1,6 @@
 //! Operations on teams and users. The operator is not restricted by roles.
 //!
-//! A team is named by its name or id, a user by e-mail address or id. If no team is named, the first team is used; for
+//! A team is named by its name or id, a user by email address or id. If no team is named, the first team is used; for
 //! changing a user's role and for removing a user, the user's only team.
 
 use errand_core::id::{TeamId, UserId};
@@ -23,7 +23,7 @@ pub struct TeamLine {
     pub created_at: Timestamp,
     /// Number of members.
     pub members: u64,
-    /// E-mail addresses of its owners. Null for an unclaimed owner.
+    /// Email addresses of its owners. Null for an unclaimed owner.
     pub owners: Vec<Option<String>>,
 }
 

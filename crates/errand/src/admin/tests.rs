@@ -271,7 +271,7 @@ async fn the_first_link_claims_the_owner_and_later_ones_invite() {
         .unwrap();
     assert_ne!(bob.id, owner.id);
     assert!(refused(admin.execute(request).await).contains("leave --role out"));
-    assert!(refused(admin.execute(link("nobody")).await).contains("e-mail address"));
+    assert!(refused(admin.execute(link("nobody")).await).contains("email address"));
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ impl From<&Agent> for AgentBody {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct PersonBody {
     id: Uuid,
-    /// The e-mail address, or `operator` for an operator without one.
+    /// The email address, or `operator` for an operator without one.
     name: String,
     #[schema(required)]
     email: Option<String>,

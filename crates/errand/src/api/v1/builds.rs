@@ -65,7 +65,7 @@ pub(crate) struct BuildBody {
     /// The time of the last change of the name, description or status.
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
-    /// The e-mail address of the user who created the build.
+    /// The email address of the user who created the build.
     #[schema(required)]
     created_by_name: Option<String>,
     /// The tools that its runs have now, according to the last probe of its connections and the current floors. Present

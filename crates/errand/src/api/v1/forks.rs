@@ -39,7 +39,7 @@ pub(crate) struct ForkRunRequest {
     /// A message after the copied ones. Required if the run had ended with the last copied message.
     #[schema(min_length = 1)]
     pub(crate) message: Option<String>,
-    /// Whether strangers may have written `message`, for example an e-mail that a program forwards. Tools with the
+    /// Whether strangers may have written `message`, for example an email that a program forwards. Tools with the
     /// policy `guard` then ask a person. Permitted only with a `message`.
     #[schema(default = false)]
     pub(crate) untrusted: Option<bool>,

@@ -25,7 +25,7 @@ use crate::api::query::{Given, Query, QueryParams};
 pub(crate) struct PostMessageRequest {
     #[schema(min_length = 1)]
     message: String,
-    /// Whether strangers may have written the text, for example an e-mail or a ticket that a program forwards. It then
+    /// Whether strangers may have written the text, for example an email or a ticket that a program forwards. It then
     /// counts as untrusted, and tools with the policy `guard` ask a person. Default: false.
     untrusted: Option<bool>,
 }

@@ -52,7 +52,7 @@ pub(crate) struct StartRunRequest {
     /// The first message.
     #[schema(min_length = 1)]
     message: Option<String>,
-    /// Whether strangers may have written the first message, for example an e-mail or a ticket that a program forwards.
+    /// Whether strangers may have written the first message, for example an email or a ticket that a program forwards.
     /// It then counts as untrusted, and tools with the policy `guard` ask a person. Default: false.
     untrusted: Option<bool>,
 }
