@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn invalid_files_are_refused_with_a_reason() {
         assert!(error("- a\n").contains("must contain `name: …`"));
         assert!(error("playbook: {}").contains("`name` is missing"));
         assert!(error("name: 7").contains("must be text"));

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_durations_are_refused() {
         for text in [
             "", "30", "s", "ms", "-1s", "+1s", "1.5h", "30 s", "1h30m", "30D", "30sec", "١s",
         ] {

@@ -151,7 +151,7 @@ async fn agents_are_listed_by_age_in_pages() {
 }
 
 #[tokio::test]
-async fn bodies_that_do_not_fit_make_no_agent() {
+async fn invalid_bodies_create_no_agent() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let long = "x".repeat(201);
@@ -368,7 +368,7 @@ async fn numbers_of_builds_are_given_once() {
 }
 
 #[tokio::test]
-async fn of_a_build_only_name_and_description_change() {
+async fn only_name_and_description_of_a_build_change() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = app.agent(&team, says("first")).await;

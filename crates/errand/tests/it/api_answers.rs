@@ -415,7 +415,7 @@ async fn a_request_belongs_to_its_run() {
 }
 
 #[tokio::test]
-async fn of_answers_at_the_same_time_one_counts() {
+async fn only_one_of_concurrent_answers_counts() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;

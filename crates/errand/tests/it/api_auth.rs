@@ -186,7 +186,7 @@ async fn an_unknown_path_without_a_key_is_401_and_with_one_404() {
 }
 
 #[tokio::test]
-async fn what_is_public_asks_for_no_key() {
+async fn public_endpoints_need_no_key() {
     let app = app_with(&[(PER_ADDRESS, "1")]).await;
     get_with(&app, "/v1/runs", &[]).await.error(401);
     for path in [
@@ -263,7 +263,7 @@ async fn a_new_key_has_the_documented_form_and_is_shown_once() {
 }
 
 #[tokio::test]
-async fn a_key_with_a_parameter_that_does_not_fit_is_not_made() {
+async fn a_key_with_an_invalid_parameter_is_not_created() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let past = app.now().to_string();
@@ -575,7 +575,7 @@ async fn each_role_may_do_what_the_table_says() {
 }
 
 #[tokio::test]
-async fn what_a_role_may_not_do_is_not_done() {
+async fn a_role_cannot_exceed_its_permissions() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (_, member) = app.person(&team, "member@acme.example", Role::Member).await;

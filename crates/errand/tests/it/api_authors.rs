@@ -31,7 +31,7 @@ fn is_key(author: &Value, team: &Team) {
 }
 
 #[tokio::test]
-async fn what_is_done_with_a_key_names_the_key() {
+async fn actions_with_a_key_name_the_key() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = asking(&app, &team).await;

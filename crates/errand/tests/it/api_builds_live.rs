@@ -94,7 +94,7 @@ async fn a_draft_is_not_run_until_it_is_promoted() {
 }
 
 #[tokio::test]
-async fn promoting_takes_any_body_and_reads_objects() {
+async fn promoting_accepts_any_body_and_reads_objects() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = app.agent(&team, says("one")).await;
@@ -373,7 +373,7 @@ async fn agents_and_builds_have_the_fields_of_the_hosted_product() {
 }
 
 #[tokio::test]
-async fn what_would_not_be_given_back_as_it_was_sent_is_refused() {
+async fn values_that_would_not_round_trip_are_refused() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let with = |rest: &str| {

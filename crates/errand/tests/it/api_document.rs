@@ -349,7 +349,7 @@ fn refused_elsewhere() -> Vec<(&'static str, &'static str, Value)> {
 const NOBODY: &str = "0198f2a4-7c1e-7000-8000-000000000001";
 
 #[tokio::test]
-async fn what_the_server_refuses_the_document_refuses() {
+async fn the_document_refuses_what_the_server_refuses() {
     let app = TestApp::start_with(generous()).await;
     let mine = Things::of(&app, "acme").await;
     let document = app.contract().document().clone();

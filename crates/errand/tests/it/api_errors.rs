@@ -327,7 +327,7 @@ async fn counts(app: &TestApp, team: &Team) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_is_400_and_changes_nothing() {
+async fn a_body_that_is_not_json_is_400_and_changes_nothing() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let calls = json_calls(&app, &team).await;
@@ -704,7 +704,7 @@ fn head(app: &TestApp, key: &str, length: usize) -> (String, String) {
 }
 
 #[tokio::test]
-async fn expect_100_continue_is_honoured() {
+async fn expect_100_continue_is_honored() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let body = r#"{"name": "x"}"#;

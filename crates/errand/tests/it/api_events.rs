@@ -279,7 +279,7 @@ async fn a_stream_goes_on_after_the_event_that_the_client_names() {
 }
 
 #[tokio::test]
-async fn a_long_run_is_told_without_a_gap() {
+async fn a_long_run_streams_without_a_gap() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let steps = json!([{"for_each": "{{ range(250) }}", "steps": [{"say": "{{ item }}"}]}]);
@@ -345,7 +345,7 @@ async fn a_number_beyond_the_last_or_none_is_400() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_resumed_is_told_on() {
+async fn the_stream_of_a_resumed_run_continues() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = echo(&app, &team).await;

@@ -213,7 +213,7 @@ async fn a_fork_has_its_own_message_build_webhooks_and_sandbox() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_named_and_makes_no_run() {
+async fn an_invalid_fork_is_refused_by_field() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (agent, run) = waiting(&app, &team).await;

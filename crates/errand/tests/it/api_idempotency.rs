@@ -245,7 +245,7 @@ async fn another_body_under_the_same_key_is_409_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn of_requests_at_the_same_time_one_takes_effect() {
+async fn one_of_concurrent_requests_takes_effect() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let body = json!({"agent_id": echo(&app, &team).await});
@@ -266,7 +266,7 @@ async fn of_requests_at_the_same_time_one_takes_effect() {
 }
 
 #[tokio::test]
-async fn of_different_bodies_at_the_same_time_one_takes_effect() {
+async fn one_of_concurrent_different_bodies_takes_effect() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let bodies: Vec<_> = (0..8)
@@ -286,7 +286,7 @@ async fn of_different_bodies_at_the_same_time_one_takes_effect() {
 }
 
 #[tokio::test]
-async fn it_holds_across_a_crash_and_an_orderly_stop() {
+async fn keys_survive_a_crash_and_an_orderly_stop() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let body = json!({"agent_id": echo(&app, &team).await});
@@ -301,7 +301,7 @@ async fn it_holds_across_a_crash_and_an_orderly_stop() {
 }
 
 #[tokio::test]
-async fn what_a_crash_cut_off_is_repeated_without_a_second_effect() {
+async fn interrupted_calls_are_repeated_without_a_second_effect() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let http = reqwest::Client::builder().build().unwrap();
@@ -451,7 +451,7 @@ async fn its_scope_is_api_key_method_and_path() {
 }
 
 #[tokio::test]
-async fn it_holds_for_24_hours() {
+async fn keys_are_kept_for_24_hours() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let body = json!({"name": "x"});
@@ -508,7 +508,7 @@ async fn a_key_has_1_to_255_characters() {
 }
 
 #[tokio::test]
-async fn reading_takes_no_notice_of_it() {
+async fn reads_ignore_the_key() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     for total in [0, 1] {
@@ -633,7 +633,7 @@ async fn content(app: &TestApp, team: &Team, sandbox: &str, path: &str) -> Strin
 }
 
 #[tokio::test]
-async fn an_upload_is_told_from_another_by_its_path_and_bytes() {
+async fn uploads_differ_by_path_and_content() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;
@@ -668,7 +668,7 @@ async fn an_upload_is_told_from_another_by_its_path_and_bytes() {
 }
 
 #[tokio::test]
-async fn of_a_multipart_upload_the_file_counts_and_not_the_form() {
+async fn the_file_of_a_multipart_upload_counts_not_the_form() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;

@@ -99,7 +99,7 @@ async fn a_key_is_shown_once() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_makes_no_key() {
+async fn invalid_input_creates_no_key() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let cases = [

@@ -25,7 +25,7 @@ fn limit(reply: &Reply) -> [i64; 3] {
 }
 
 #[tokio::test]
-async fn the_rate_limit_is_told_on_every_authenticated_response() {
+async fn every_authenticated_response_has_the_rate_limit() {
     let app = app_with(&[(PER_KEY, "300")]).await;
     let team = app.team("acme").await;
     let reset = app.now().as_seconds() + 60;

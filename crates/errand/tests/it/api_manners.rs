@@ -139,7 +139,7 @@ async fn fetched(app: &TestApp, team: &Team, path: &str, more: &[(&str, &str)]) 
 }
 
 #[tokio::test]
-async fn what_is_large_is_compressed_for_who_accepts_it() {
+async fn large_responses_are_compressed_if_accepted() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gzip = [("accept-encoding", "gzip")];
@@ -270,7 +270,7 @@ async fn addresses_in_answers_follow_the_callers_host() {
 const OPAQUE: [&str; 4] = ["sandbox_id", "provider", "secret_name", "sign_in"];
 
 #[tokio::test]
-async fn an_id_that_is_none_is_400_and_an_unknown_one_404() {
+async fn a_malformed_id_is_400_and_an_unknown_one_404() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let id = "0198f2a4-7c1e-7000-8000-000000000001";

@@ -166,7 +166,7 @@ async fn a_message_is_answered_in_the_documented_form() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_none_is_refused_and_changes_nothing() {
+async fn an_invalid_message_is_refused_and_changes_nothing() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, _) = waiting(&app, &team).await;

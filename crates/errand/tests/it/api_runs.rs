@@ -153,7 +153,7 @@ async fn a_start_answers_at_once_with_the_documented_run() {
 }
 
 #[tokio::test]
-async fn a_build_that_asks_nobody_says_so_in_its_runs() {
+async fn runs_show_that_their_build_asks_no_one() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let config = json!({"version": "v2", "data": {"human_in_the_loop": false, "playbook": {"steps": [{"finish": "x"}]}}});

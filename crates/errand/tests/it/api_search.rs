@@ -148,7 +148,7 @@ async fn runs_are_found_between_two_moments() {
 }
 
 #[tokio::test]
-async fn what_waits_for_an_answer_is_listed_until_it_has_one() {
+async fn open_requests_are_listed_until_they_are_answered() {
     let app = TestApp::start().await;
     let (team, other) = (app.team("acme").await, app.team("other").await);
     let steps = json!([{"approve": {"title": "Pay?"}}, {"finish": "x"}]);

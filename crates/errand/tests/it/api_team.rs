@@ -68,7 +68,7 @@ async fn a_team_and_its_people_are_read() {
 }
 
 #[tokio::test]
-async fn roles_are_changed_and_people_removed_by_those_who_may() {
+async fn permitted_roles_change_roles_and_remove_members() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let other = app.team("other").await;
@@ -163,7 +163,7 @@ fn token_hash(url: &str) -> [u8; 32] {
 }
 
 #[tokio::test]
-async fn an_invitation_is_shown_once_listed_and_taken_back() {
+async fn an_invitation_is_shown_once_listed_and_revoked() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (_, member) = app.person(&team, "ann@acme.example", Role::Member).await;
@@ -242,7 +242,7 @@ async fn an_invitation_is_shown_once_listed_and_taken_back() {
 }
 
 #[tokio::test]
-async fn who_joins_by_a_link_is_of_the_team_with_its_role() {
+async fn a_user_who_joins_by_a_link_gets_its_role() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let other = app.team("other").await;

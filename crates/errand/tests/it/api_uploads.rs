@@ -118,7 +118,7 @@ async fn a_form_names_the_file_in_many_ways() {
 }
 
 #[tokio::test]
-async fn a_form_that_does_not_fit_is_refused_and_leaves_nothing() {
+async fn an_invalid_form_is_refused_and_leaves_nothing() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;

@@ -134,7 +134,7 @@ async fn a_waiting_call_returns_when_the_run_asks() {
 }
 
 #[tokio::test]
-async fn after_its_time_the_run_is_told_as_it_is() {
+async fn a_waiting_call_times_out_with_the_current_run() {
     let app = Arc::new(TestApp::start().await);
     let team = app.team("acme").await;
     let (run, gate) = held(&app, &team).await;

@@ -370,7 +370,7 @@ async fn a_deleted_webhook_drops_what_it_has_not_delivered() {
 }
 
 #[tokio::test]
-async fn what_is_sent_again_is_the_same_and_has_three_days_of_its_own() {
+async fn a_resent_delivery_is_equal_and_has_its_own_three_days() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -432,7 +432,7 @@ async fn what_is_sent_again_is_the_same_and_has_three_days_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_open_follows_a_webhook_to_its_new_address() {
+async fn pending_deliveries_follow_a_webhook_to_its_new_url() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (old, new) = (WebhookSink::start().await, WebhookSink::start().await);
@@ -459,7 +459,7 @@ async fn what_is_open_follows_a_webhook_to_its_new_address() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_wants_no_more_disables_its_webhook() {
+async fn a_receiver_that_answers_410_disables_its_webhook() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -531,7 +531,7 @@ async fn a_test_is_sent_and_shows_the_receivers_answer() {
 }
 
 #[tokio::test]
-async fn what_a_receiver_answers_is_kept_as_text_and_cut() {
+async fn a_receivers_response_is_stored_as_text_and_cut() {
     use wiremock::matchers::any;
     use wiremock::{Mock, MockServer, ResponseTemplate};
     let app = TestApp::start().await;
@@ -571,7 +571,7 @@ async fn what_a_receiver_answers_is_kept_as_text_and_cut() {
 }
 
 #[tokio::test]
-async fn a_rolled_secret_signs_beside_the_new_one_for_a_day() {
+async fn a_rotated_secret_stays_valid_for_a_day() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;

@@ -37,7 +37,7 @@ async fn said(app: &TestApp, team: &Team, run: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_run_waits_for_the_one_it_started_and_takes_its_last_words() {
+async fn a_run_waits_for_its_child_and_uses_its_last_message() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -184,7 +184,7 @@ async fn assignments_start_named_ones_up_to_three_deep() {
 }
 
 #[tokio::test]
-async fn what_a_child_read_counts_for_its_caller() {
+async fn reads_of_a_child_taint_its_caller() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let reads = json!([
@@ -233,7 +233,7 @@ async fn result_of_the_call(app: &TestApp, team: &Team, run: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_stops_a_run_is_not_told_that_what_it_started_did_not_run() {
+async fn a_stop_does_not_claim_that_a_child_never_ran() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let pays = json!({"tools": {"run_command": "allow"}, "playbook": {"steps": [
@@ -289,7 +289,7 @@ async fn the_call_is_one_step_and_its_child_is_counted() {
 }
 
 #[tokio::test]
-async fn a_run_without_people_starts_none_that_would_wait_for_them() {
+async fn a_run_without_people_starts_no_run_that_asks() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let asks = json!({"playbook": {"steps": [{"approve": {"title": "Go on?"}}]}});
@@ -318,7 +318,7 @@ async fn a_run_without_people_starts_none_that_would_wait_for_them() {
 }
 
 #[tokio::test]
-async fn who_has_taken_a_result_does_not_stop_what_gave_it() {
+async fn a_caller_with_a_result_does_not_stop_its_child() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let asks = json!({"playbook": {"steps": [{"say": "hello"}, {"finish": "done"}]}});
@@ -349,7 +349,7 @@ async fn who_has_taken_a_result_does_not_stop_what_gave_it() {
 }
 
 #[tokio::test]
-async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
+async fn a_waiting_call_returns_when_a_child_asks() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let asks = json!({"playbook": {"steps": [

@@ -22,7 +22,7 @@ fn pays() -> Value {
 }
 
 #[tokio::test]
-async fn a_run_that_was_started_has_the_stricter_policy_of_both() {
+async fn a_child_has_the_stricter_policy_of_both() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let child = named(&app, &team, "Pays", pays()).await;
@@ -86,7 +86,7 @@ async fn a_run_that_was_started_has_the_stricter_policy_of_both() {
 }
 
 #[tokio::test]
-async fn runs_below_a_run_are_bounded_in_number_whoever_starts_them() {
+async fn the_number_of_runs_below_a_run_is_bounded() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let says = json!({"playbook": {"steps": [{"finish": "hello"}]}});

@@ -391,7 +391,7 @@ async fn a_question_of_a_lost_server_leaves_the_call_in_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_stopped_calls_its_call_off() {
+async fn stopping_a_run_cancels_its_call() {
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
     let id = connect(&app, &team, "all", stdio("everything")).await;
@@ -430,7 +430,7 @@ async fn a_run_that_is_stopped_calls_its_call_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_takes_too_long_is_called_off() {
+async fn a_call_beyond_its_time_limit_is_canceled() {
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
     let id = connect(&app, &team, "all", stdio("everything")).await;
@@ -596,7 +596,7 @@ async fn a_tool_that_is_not_what_was_probed_is_not_called() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_reached_is_said_in_words() {
+async fn an_unreachable_server_is_reported_in_words() {
     let mailbox = Mailbox::new();
     let app = TestApp::start_with(options(Some(&mailbox))).await;
     let team = app.team("acme").await;
@@ -678,7 +678,7 @@ pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_hears_that_a_call_is_called_off() {
+async fn the_server_is_informed_of_a_canceled_call() {
     let mailbox = Mailbox::new();
     let app = TestApp::start_with(options(Some(&mailbox))).await;
     let team = app.team("acme").await;

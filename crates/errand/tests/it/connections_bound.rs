@@ -203,7 +203,7 @@ async fn until_there(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_does_not_read_holds_up_nobody_but_its_call() {
+async fn a_program_that_does_not_read_delays_only_its_call() {
     let server = Noting::new();
     let app = app(&[("one", &server)]).await;
     let team = app.team("acme").await;

@@ -249,7 +249,7 @@ fn pair(url: &Url, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_signed_in_to_and_its_tokens_are_sealed() {
+async fn a_connection_signs_in_and_its_tokens_are_encrypted() {
     let server = Protected::start(true).await;
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
@@ -365,7 +365,7 @@ async fn tokens_are_never_sent_to_a_changed_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_are_over_are_refreshed_and_the_call_goes_on() {
+async fn expired_tokens_are_refreshed_and_the_call_continues() {
     let server = Protected::start(true).await;
     server.known.lock().unwrap().first_expires_in = 0;
     let app = TestApp::start_with(options(None)).await;
@@ -440,7 +440,7 @@ async fn revoked_tokens_ask_for_a_new_sign_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_signs_out_is_signed_out_at_once() {
+async fn signing_out_takes_effect_immediately() {
     let server = Protected::start(true).await;
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;

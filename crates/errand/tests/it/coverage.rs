@@ -276,7 +276,7 @@ fn has_ids(route: &Route) -> bool {
 }
 
 #[tokio::test]
-async fn without_a_key_nothing_is_told_and_nothing_changes() {
+async fn without_a_key_nothing_is_revealed_or_changed() {
     let app = TestApp::start_with(generous()).await;
     let mine = Things::of(&app, "acme").await;
     let before = mine.state(&app).await;
@@ -344,7 +344,7 @@ async fn without_a_key_nothing_is_told_and_nothing_changes() {
 }
 
 #[tokio::test]
-async fn what_is_another_teams_looks_as_if_it_were_not_there() {
+async fn objects_of_another_team_are_not_found() {
     let app = TestApp::start_with(generous()).await;
     let (mine, other) = (
         Things::of(&app, "acme").await,
@@ -510,7 +510,7 @@ fn reads_json(document: &Value, route: &Route) -> bool {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_fit_is_refused_and_changes_nothing() {
+async fn an_invalid_body_is_refused_and_changes_nothing() {
     let app = TestApp::start_with(generous()).await;
     let mine = Things::of(&app, "acme").await;
     let before = mine.state(&app).await;
@@ -606,7 +606,7 @@ async fn a_body_that_does_not_fit_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_is_not_known_is_named_and_changes_nothing() {
+async fn an_unknown_parameter_is_named_and_changes_nothing() {
     let app = TestApp::start_with(generous()).await;
     let mine = Things::of(&app, "acme").await;
     let before = mine.state(&app).await;

@@ -31,7 +31,7 @@ async fn started_below(w: &mut World, below: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_run_that_starts_another_takes_what_that_gave() {
+async fn a_run_that_starts_another_uses_its_result() {
     let plan = Plan::new("a run that starts another", 9);
     let act = async |w: &mut World| {
         let (above, below) = pair(w).await;

@@ -91,7 +91,7 @@ async fn thirty_kills_of_the_program_park_no_run() {
 }
 
 #[tokio::test]
-async fn a_selftest_that_is_told_to_end_takes_its_server_with_it() {
+async fn a_terminated_selftest_ends_its_server() {
     let temporary = tempfile::tempdir().unwrap();
     let place = tempfile::tempdir_in(&temporary).unwrap();
     // More work than the test waits for, so it is interrupted.

@@ -190,7 +190,7 @@ fn of(checks: &[Check], check: &str) -> (Vec<Level>, String) {
 }
 
 #[tokio::test]
-async fn work_that_nobody_takes_up_is_found() {
+async fn unclaimed_work_is_found() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     for steps in [

@@ -21,7 +21,7 @@ fn listed(build: &Value) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_listed_is_what_the_provider_receives() {
+async fn the_listed_tools_are_those_sent_to_the_provider() {
     let server = errand_testkit::providers::ProviderServer::start().await;
     let mailbox = Mailbox::new();
     let mut options: TestOptions = options(Some(&mailbox));
@@ -159,7 +159,7 @@ async fn a_playbook_names_the_tools_that_it_calls() {
 }
 
 #[tokio::test]
-async fn a_page_tool_that_may_send_anywhere_is_warned_of() {
+async fn a_warning_names_a_page_tool_that_can_send_anywhere() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     for (data, warned) in [

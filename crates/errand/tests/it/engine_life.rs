@@ -403,7 +403,7 @@ async fn a_timer_is_durable() {
 }
 
 #[tokio::test]
-async fn requests_lapse_as_the_build_says() {
+async fn requests_expire_as_the_build_says() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     for (on_expire, status, text) in [
@@ -435,7 +435,7 @@ async fn requests_lapse_as_the_build_says() {
 }
 
 #[tokio::test]
-async fn working_time_is_limited_by_somebody_else_than_the_driver() {
+async fn active_time_is_limited_independently_of_the_driver() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();
@@ -464,7 +464,7 @@ async fn hold_runs(app: &TestApp, team: &Team, n: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn so_many_work_at_once_in_order_and_fairly_between_teams() {
+async fn runs_share_slots_in_order_and_fairly_between_teams() {
     let options = TestOptions {
         settings: vec![("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "2".to_owned())],
         ..TestOptions::default()

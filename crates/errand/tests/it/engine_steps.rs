@@ -217,7 +217,7 @@ async fn asks(app: &TestApp, team: &Team, run: &str) -> Value {
 }
 
 #[tokio::test]
-async fn at_the_end_of_its_working_time_a_run_asks_whether_to_go_on() {
+async fn a_run_at_its_active_time_limit_asks_to_continue() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();

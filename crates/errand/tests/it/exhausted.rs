@@ -25,7 +25,7 @@ fn steps() -> Value {
 }
 
 #[tokio::test]
-async fn no_run_fails_where_descriptors_run_out() {
+async fn no_run_fails_when_descriptors_run_out() {
     let dir = tempfile::tempdir().unwrap();
     let server = Process::start_with(dir.path(), &[], &[], Some(FEW)).await;
     let agent = server.agent(steps()).await;
@@ -124,7 +124,7 @@ async fn a_delivery_that_finds_no_descriptor_is_no_attempt() {
 }
 
 #[tokio::test]
-async fn idle_connections_do_not_shut_others_out() {
+async fn idle_connections_do_not_keep_others_out() {
     let dir = tempfile::tempdir().unwrap();
     let server = Process::start_with(dir.path(), &[], &[], Some(FEW)).await;
     let address = server.url.split("//").nth(1).unwrap();
@@ -140,7 +140,7 @@ async fn idle_connections_do_not_shut_others_out() {
 }
 
 #[tokio::test]
-async fn too_few_descriptors_are_said_in_words() {
+async fn too_few_descriptors_are_reported_in_words() {
     let dir = tempfile::tempdir().unwrap();
     for few in [16, 24, 32] {
         let mut server = Process::begin(dir.path(), &[], &[], Some(few));

@@ -24,7 +24,7 @@ async fn ask(router: &axum::Router, path: &str, key: Option<&str>) -> (StatusCod
 }
 
 #[tokio::test]
-async fn a_server_that_works_says_so_to_everybody() {
+async fn a_working_server_is_ready_without_a_key() {
     let app = TestApp::start().await;
     let router = app.app().router();
     for path in ["/healthz", "/readyz"] {

@@ -39,7 +39,7 @@ fn parsers(patience: Option<Duration>) -> TeamParsers {
 }
 
 #[tokio::test]
-async fn a_parser_gives_the_text_and_says_what_is_wrong() {
+async fn a_parser_returns_the_text_and_reports_errors() {
     let parsers = parsers(None);
     let text = parsers.text(Kind::Html, b"<h1>A</h1><p>b".to_vec()).await;
     assert_eq!(text.unwrap(), "# A\n\nb");

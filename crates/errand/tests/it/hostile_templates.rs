@@ -74,7 +74,7 @@ async fn a_template_that_overflows_or_never_ends_costs_its_evaluation() {
 }
 
 #[tokio::test]
-async fn an_evaluation_that_nobody_waits_for_ends() {
+async fn an_abandoned_evaluation_ends() {
     let evaluators = evaluators(Duration::from_secs(3_600));
     // As many as a team can have at once; dropping them frees their slots.
     for _ in 0..3 {

@@ -21,7 +21,7 @@ fn peak_mib(child: &Child) -> u64 {
 }
 
 #[tokio::test]
-async fn streams_that_nobody_reads_take_little_memory() {
+async fn unread_streams_use_little_memory() {
     let dir = tempfile::tempdir().unwrap();
     let server = Process::start(dir.path()).await;
     let agent = server.agent(json!([{"wait": "1h"}])).await;

@@ -149,7 +149,7 @@ async fn deliveries_are_counted_by_state() {
 }
 
 #[tokio::test]
-async fn the_text_is_of_the_format_and_names_nobody() {
+async fn metrics_have_the_format_and_name_no_one() {
     let app = start().await;
     let team = app.team("acme").await;
     let agent = app.playbook(&team, json!([{"finish": "done"}])).await;

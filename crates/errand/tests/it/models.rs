@@ -102,7 +102,7 @@ fn shown(message: &Value) -> String {
 }
 
 #[tokio::test]
-async fn each_provider_answers_calls_tools_and_is_told_their_results() {
+async fn each_provider_answers_calls_tools_and_gets_results() {
     let world = World::new().await;
     for (model, protocol) in EACH {
         let name = model.split_once('/').unwrap().1;
@@ -242,7 +242,7 @@ async fn the_engines_opening_stays_before_the_answers_to_it() {
 }
 
 #[tokio::test]
-async fn a_text_is_told_while_it_comes_and_stored_once() {
+async fn text_is_streamed_and_stored_once() {
     for (model, protocol) in EACH {
         let world = World::new().await;
         let name = model.split_once('/').unwrap().1;

@@ -390,7 +390,7 @@ async fn a_request_of_the_model_itself_is_not_repeated_either() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_held_back_is_no_end() {
+async fn a_withheld_answer_is_not_an_end() {
     let words = ["refusal", "content_filter", "SAFETY"];
     for ((model, _), word) in EACH.into_iter().zip(words) {
         let world = World::new().await;

@@ -133,7 +133,7 @@ async fn a_team_has_keys_and_addresses_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_provider_is_named() {
+async fn an_invalid_provider_is_refused_by_field() {
     let world = World::new().await;
     let key = &world.team.key;
     for (name, body, told) in [

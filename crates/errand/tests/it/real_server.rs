@@ -617,7 +617,7 @@ fn root() -> PathBuf {
 }
 
 #[tokio::test]
-async fn the_quick_start_works_as_it_stands() {
+async fn the_quick_start_works_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(
         dir.path(),
@@ -715,7 +715,7 @@ async fn the_demo_runs_by_itself() {
 }
 
 #[tokio::test]
-async fn the_demo_says_so_where_nobody_can_be_asked() {
+async fn the_demo_without_a_terminal_says_what_to_do() {
     let temporary = tempfile::tempdir().unwrap();
     let refused = output(&mut demo(&temporary)).await;
     assert_eq!(refused.status.code(), Some(1));

@@ -41,7 +41,7 @@ fn pay() -> Vec<Vec<Move>> {
 }
 
 #[tokio::test]
-async fn a_run_that_nobody_drives_any_more_goes_on() {
+async fn a_run_without_a_driver_continues() {
     let setting = ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "1".to_owned());
     let app = TestApp::start_with(TestOptions {
         settings: vec![setting],
@@ -286,7 +286,7 @@ async fn a_fork_asks_again_what_the_old_run_waits_for() {
 }
 
 #[tokio::test]
-async fn what_is_to_be_left_alone_is_refused_with_what_to_do() {
+async fn a_healthy_run_is_not_repaired() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = app.playbook(&team, json!([{"finish": "x"}])).await;

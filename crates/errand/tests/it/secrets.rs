@@ -74,7 +74,7 @@ async fn admins_set_list_and_delete_secrets() {
 }
 
 #[tokio::test]
-async fn what_is_no_secret_is_refused_and_not_repeated() {
+async fn invalid_secrets_are_refused_and_not_repeated() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     for (body, word) in [
@@ -245,7 +245,7 @@ fn assert_clean(what: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn a_secret_reaches_the_server_that_it_is_for_and_nobody_else() {
+async fn a_secret_reaches_only_its_server() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

@@ -170,7 +170,7 @@ async fn a_reading_tool_sends_nothing_once_both_kinds_of_content_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_results_are_trusted_is_said_of_each_tool_by_name() {
+async fn trust_is_set_for_each_tool_by_name() {
     let server = server().await;
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;

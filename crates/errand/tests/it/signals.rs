@@ -175,7 +175,7 @@ async fn is_served(url: &str, made: &CertifiedKey<KeyPair>) -> bool {
 }
 
 #[tokio::test]
-async fn hang_up_reads_settings_and_certificates_again() {
+async fn sighup_reloads_settings_and_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let first = write_certificate(dir.path());
     let file = dir.path().join("errand.toml");

@@ -382,7 +382,7 @@ async fn a_page_of_messages_ends_by_bytes_and_the_next_goes_on() {
 }
 
 #[tokio::test]
-async fn a_key_has_so_many_event_streams() {
+async fn the_event_streams_of_a_key_are_limited() {
     let app = start(&[("ERRAND_API__EVENT_STREAMS_PER_KEY", "2")]).await;
     let team = app.team("acme").await;
     let run = run_with_messages(&app, &team, 0, 0).await;

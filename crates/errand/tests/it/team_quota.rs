@@ -242,7 +242,7 @@ async fn the_sum_is_right_after_a_crash() {
 
 /// A run's files are recorded when it ends, without a round of the janitor.
 #[tokio::test]
-async fn what_a_run_wrote_is_on_record_when_it_ends() {
+async fn the_files_of_a_run_are_recorded_when_it_ends() {
     let mut app = start().await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;

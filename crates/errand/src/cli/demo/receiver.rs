@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_is_told_by_a_webhook_with_the_right_signature() {
+    async fn the_end_arrives_as_a_webhook_with_a_valid_signature() {
         let mut receiver = Receiver::start(SECRET).await.unwrap();
         for event in ["human_request", "run_completed"] {
             assert_eq!(

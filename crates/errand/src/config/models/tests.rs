@@ -81,7 +81,7 @@ fn prices_and_windows_are_by_model() {
 }
 
 #[test]
-fn what_is_wrong_is_told_all_at_once_and_holds_no_key() {
+fn all_problems_are_reported_at_once_without_keys() {
     let file = r#"
         [models.providers.local]
         base_url = "ftp://x"

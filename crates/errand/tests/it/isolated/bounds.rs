@@ -215,7 +215,7 @@ async fn one_file_is_bounded_and_sparse_ones_too() {
 }
 
 #[tokio::test]
-async fn of_a_flood_of_output_head_and_tail_are_kept() {
+async fn head_and_tail_of_a_flood_of_output_are_kept() {
     let bench = Bench::start().await;
     let result = bench
         .call(json!({"command": "echo first; head -c 300M /dev/zero | tr '\\0' x; echo; echo last; (echo erst; head -c 2M /dev/urandom; echo letzt) >&2"}))

@@ -92,7 +92,7 @@ async fn a_graceful_stop_ends_the_command_and_commits_that() {
 }
 
 #[tokio::test]
-async fn after_a_crash_the_model_is_told_to_look_and_nothing_is_left() {
+async fn a_crash_leaves_no_process_and_informs_the_model() {
     let mut bench = Bench::start().await;
     let run = bench
         .begin(json!([{"tool": "run_command", "with": {"command": "touch there; sleep 275.1"}, "on_error": "continue"}, {"finish": "x"}]))

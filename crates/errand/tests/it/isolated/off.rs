@@ -65,7 +65,7 @@ async fn without_bubblewrap_the_tool_is_off_and_says_so_everywhere() {
 }
 
 #[tokio::test]
-async fn what_the_kernel_refuses_is_told() {
+async fn a_refusal_of_the_kernel_is_reported() {
     let dir = TempDir::new().unwrap();
     for (said, told) in [
         (
@@ -105,7 +105,7 @@ async fn what_the_kernel_refuses_is_told() {
 }
 
 #[tokio::test]
-async fn where_only_proc_is_masked_it_goes_without() {
+async fn a_machine_that_masks_proc_runs_commands_without_it() {
     let dir = TempDir::new().unwrap();
     // Refuses to mount /proc, like a machine that masks it; otherwise it is the real one.
     let script = r#"number=$2

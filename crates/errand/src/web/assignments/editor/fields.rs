@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_changed_is_changed_and_nothing_else() {
+    fn only_edited_fields_change() {
         let mut fields = of_config(&config(), &[]);
         fields.set("limit_steps", "9");
         fields.set("tool.write_file", "off");
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_yaml_names_its_line() {
+    fn invalid_yaml_names_its_line() {
         let mut fields = of_config(&config(), &[]);
         fields.set("playbook", "steps:\n  - say: [unclosed\n");
         let wrong = to_config(&fields, config(), &[]).err().unwrap();
