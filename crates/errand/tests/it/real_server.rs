@@ -710,7 +710,7 @@ async fn the_demo_runs_by_itself() {
         "{said}"
     );
     assert!(said.contains("signature verified"), "{said}");
-    assert!(!said.contains('\u{1b}'), "no colours without a terminal");
+    assert!(!said.contains('\u{1b}'), "no colors without a terminal");
     assert!(is_empty(&temporary), "nothing is left behind");
 }
 

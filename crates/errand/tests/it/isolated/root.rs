@@ -137,7 +137,7 @@ fn a_root_is_made_whole_or_not_at_all() {
     );
     fs::create_dir(&root).unwrap();
     let (went_well, said) = build_root(&[root_text, "--oci", text]);
-    assert!(!went_well && said.contains("is there already"), "{said}");
+    assert!(!went_well && said.contains("already exists"), "{said}");
     let (went_well, _) = build_root(&[root_text]);
     assert!(!went_well);
 }
