@@ -194,7 +194,7 @@ async fn stdio(
             let started = exec.service(&spec).await;
             let mut service = started.map_err(|error| explain(&error))?;
             let pipes = service.pipes().ok_or("the program has no pipes")?;
-            tell(connection, pipes.stderr);
+            drain_stderr(connection, pipes.stderr);
             let running = serve_client(handler, (pipes.stdout, pipes.stdin))
                 .await
                 .map_err(|error| explain(&error))?;
@@ -224,7 +224,7 @@ async fn stdio(
             let (Some(stdout), Some(stdin), Some(stderr)) = pipes else {
                 return Err("the program has no pipes".to_owned());
             };
-            tell(connection, stderr);
+            drain_stderr(connection, stderr);
             let running = serve_client(handler, (stdout, stdin))
                 .await
                 .map_err(|error| explain(&error))?;
@@ -238,7 +238,7 @@ async fn stdio(
 
 /// Drains a program's standard error, so that the program does not block. Only the amount is logged: the text may
 /// contain secrets that the program was given.
-fn tell(connection: &Connection, mut stderr: impl AsyncRead + Unpin + Send + 'static) {
+fn drain_stderr(connection: &Connection, mut stderr: impl AsyncRead + Unpin + Send + 'static) {
     let id = connection.id;
     tokio::spawn(async move {
         let (mut buffer, mut bytes) = (vec![0; 8192], 0_usize);
