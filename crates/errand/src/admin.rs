@@ -167,7 +167,7 @@ pub enum AdminRequest {
     },
     /// Runs all diagnostic checks.
     Doctor,
-    /// Makes a backup with the running server. It is cancelled if the caller disconnects.
+    /// Makes a backup with the running server. It is canceled if the caller disconnects.
     Backup {
         /// Absolute path of the target directory.
         dir: PathBuf,
@@ -177,7 +177,7 @@ pub enum AdminRequest {
 }
 
 impl AdminRequest {
-    /// Whether the request is cancelled if its caller disconnects.
+    /// Whether the request is canceled if its caller disconnects.
     #[must_use]
     pub fn ends_with_caller(&self) -> bool {
         matches!(self, Self::Backup { .. })

@@ -166,7 +166,7 @@ pub struct Inner {
     pub tools: Tools,
     /// The MCP servers whose tools builds can use.
     pub connections: Connections,
-    /// Cancelled when the server begins to stop.
+    /// Canceled when the server begins to stop.
     pub draining: CancellationToken,
     pub settings: ApiSettings,
     upload_key: [u8; 32],

@@ -130,7 +130,7 @@ impl App {
     ) -> Result<Self> {
         let stop = std::future::pending();
         let started = Self::start_until(stop, config, listener, ingredients).await?;
-        started.context("the start was cancelled")
+        started.context("the start was canceled")
     }
 
     /// Same as [`App::start`]. `None`: it was told to stop before it was ready, and has stopped in order.

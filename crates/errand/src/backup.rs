@@ -149,11 +149,11 @@ impl Progress {
     /// Counts bytes.
     ///
     /// # Errors
-    /// The operation was cancelled.
+    /// The operation was canceled.
     fn pass(&self, bytes: usize) -> io::Result<()> {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if self.is_called_off() {
-            return Err(io::Error::other("cancelled"));
+            return Err(io::Error::other("canceled"));
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl Metrics {
             "Operations that failed since the start, by cause.",
         );
         for what in Trouble::ALL {
-            refused = refused.labelled("trouble", what.as_str(), condition.times(what));
+            refused = refused.labeled("trouble", what.as_str(), condition.times(what));
         }
         match self.of_store(&mut text).await {
             // The cause of this error is itself reported as a metric.
@@ -140,7 +140,7 @@ impl Metrics {
             "Runs by status. Those that have ended are counted once a minute.",
         );
         for (status, count) in figures.open_runs.iter().chain(&ended.runs) {
-            runs = runs.labelled("status", status.as_str(), *count);
+            runs = runs.labeled("status", status.as_str(), *count);
         }
         text.gauge(
             "errand_runs_ended_age_seconds",
@@ -150,14 +150,14 @@ impl Metrics {
         text.gauge("errand_claims", "Runs that are claimed by a driver.")
             .plain(figures.claims);
         text.gauge("errand_places", "Maximum number of concurrent runs.")
-            .labelled("state", "free", self.places.saturating_sub(figures.claims))
-            .labelled("state", "taken", figures.claims);
+            .labeled("state", "free", self.places.saturating_sub(figures.claims))
+            .labeled("state", "taken", figures.claims);
     }
 }
 
 fn build_info(text: &mut Text) {
     text.gauge("errand_build_info", "Version of the program.")
-        .labelled("version", env!("CARGO_PKG_VERSION"), 1);
+        .labeled("version", env!("CARGO_PKG_VERSION"), 1);
 }
 
 fn troubles(text: &mut Text, has: impl Fn(Trouble) -> bool) {
@@ -166,18 +166,18 @@ fn troubles(text: &mut Text, has: impl Fn(Trouble) -> bool) {
         "Problems of the store: 1 if the problem exists now. A server with any of them is not ready.",
     );
     for what in Trouble::ALL {
-        figure = figure.labelled("trouble", what.as_str(), u64::from(has(what)));
+        figure = figure.labeled("trouble", what.as_str(), u64::from(has(what)));
     }
 }
 
 fn outside(text: &mut Text, figures: &Figures, now: Timestamp) {
     let deliveries = figures.deliveries;
     text.gauge("errand_deliveries", "Webhook deliveries by state.")
-        .labelled("state", "pending", deliveries.pending)
-        .labelled("state", "delivered", deliveries.delivered)
-        .labelled("state", "gone", deliveries.gone)
-        .labelled("state", "exhausted", deliveries.exhausted)
-        .labelled("state", "dropped", deliveries.dropped);
+        .labeled("state", "pending", deliveries.pending)
+        .labeled("state", "delivered", deliveries.delivered)
+        .labeled("state", "gone", deliveries.gone)
+        .labeled("state", "exhausted", deliveries.exhausted)
+        .labeled("state", "dropped", deliveries.dropped);
     text.gauge(
         "errand_delivery_oldest_due_seconds",
         "Time since the oldest due delivery became due; 0 if none is due.",

@@ -18,7 +18,7 @@ const TRIES_MAX: u32 = 3;
 /// The setuid, setgid and sticky bits, which are not restored.
 const SPECIAL_BITS: u32 = 0o7000;
 
-/// A writer that counts and digests the bytes, and stops if the backup is cancelled.
+/// A writer that counts and digests the bytes, and stops if the backup is canceled.
 struct Digesting<'a> {
     to: BufWriter<File>,
     hasher: Sha256,

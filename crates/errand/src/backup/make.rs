@@ -174,7 +174,7 @@ fn save_all(
         failed()?;
     }
     if progress.is_called_off() {
-        bail!("the backup was cancelled");
+        bail!("the backup was canceled");
     }
     Ok(())
 }

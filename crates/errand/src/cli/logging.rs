@@ -52,7 +52,7 @@ fn filter(config: &LogConfig) -> EnvFilter {
 /// # Errors
 /// The log is already set up.
 pub(super) fn start(config: &LogConfig, out: &Out) -> Result<Log> {
-    let lines = tracing_subscriber::fmt().with_ansi(out.log_colours());
+    let lines = tracing_subscriber::fmt().with_ansi(out.log_colors());
     let filter = filter(config);
     // The format determines the types, so each branch creates its own function that changes the filter.
     let (set, started): (SetFilter, _) = match config.format {

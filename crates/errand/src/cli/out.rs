@@ -58,7 +58,7 @@ pub struct Out {
 
 struct Sink {
     to: Mutex<Box<dyn Write + Send>>,
-    colours: bool,
+    colors: bool,
     terminal: bool,
 }
 
@@ -78,7 +78,7 @@ impl Out {
         let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
         let sink = |to: Box<dyn Write + Send>, terminal: bool| Sink {
             to: Mutex::new(to),
-            colours: terminal && !dumb && !set("NO_COLOR"),
+            colors: terminal && !dumb && !set("NO_COLOR"),
             terminal,
         };
         Self {
@@ -97,7 +97,7 @@ impl Out {
     ) -> Self {
         let sink = |to: Box<dyn Write + Send>| Sink {
             to: Mutex::new(to),
-            colours: false,
+            colors: false,
             terminal: false,
         };
         Self {
@@ -127,8 +127,8 @@ impl Out {
 
     /// Whether log lines on standard error can have colors.
     #[must_use]
-    pub fn log_colours(&self) -> bool {
-        self.stderr.colours
+    pub fn log_colors(&self) -> bool {
+        self.stderr.colors
     }
 
     /// Prints a line of the result.
@@ -240,13 +240,13 @@ impl Out {
     /// Text with a style, if standard output shows styles.
     #[must_use]
     pub fn paint(&self, style: Style, text: &str) -> String {
-        paint(self.stdout.colours, style, text)
+        paint(self.stdout.colors, style, text)
     }
 
     /// Text with a style, if standard error shows styles.
     #[must_use]
     pub fn paint_note(&self, style: Style, text: &str) -> String {
-        paint(self.stderr.colours, style, text)
+        paint(self.stderr.colors, style, text)
     }
 
     /// Prints an error with its causes, and ignores that this fails.
@@ -261,8 +261,8 @@ impl Out {
     }
 }
 
-fn paint(colours: bool, style: Style, text: &str) -> String {
-    if colours {
+fn paint(colors: bool, style: Style, text: &str) -> String {
+    if colors {
         format!("\x1b[{}m{text}\x1b[0m", style.code())
     } else {
         text.to_owned()
@@ -322,7 +322,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn there_are_no_colours_where_there_is_no_terminal() {
+    fn there_are_no_colors_where_there_is_no_terminal() {
         let (out, ..) = memory(false);
         assert_eq!(out.paint(Style::Red, "no"), "no");
         assert_eq!(out.paint_note(Style::Red, "no"), "no");
@@ -336,7 +336,7 @@ pub(crate) mod tests {
         let stdout = Printed::default();
         out.stdout = Sink {
             to: Mutex::new(Box::new(stdout.clone())),
-            colours: false,
+            colors: false,
             terminal: true,
         };
         let title = "a long title ".repeat(20);

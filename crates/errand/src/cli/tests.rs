@@ -238,7 +238,7 @@ async fn the_demo_shows_a_complete_run() {
     );
     assert!(
         !shown.contains('\x1b'),
-        "no colours where there is no terminal: {shown}"
+        "no colors where there is no terminal: {shown}"
     );
 }
 

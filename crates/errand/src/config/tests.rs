@@ -539,18 +539,18 @@ fn the_master_key_comes_from_its_variable_alone_and_is_never_shown() {
 }
 
 #[test]
-fn a_secret_cannot_be_printed_or_serialised() {
+fn a_secret_cannot_be_printed_or_serialized() {
     // Each line compiles only if the trait is missing; otherwise there would be two candidates.
     trait Lacks<Marker> {
         fn lacks() {}
     }
     struct Debugs;
     struct Displays;
-    struct Serialises;
+    struct Serializes;
     impl<T> Lacks<()> for T {}
     impl<T: fmt::Debug> Lacks<Debugs> for T {}
     impl<T: fmt::Display> Lacks<Displays> for T {}
-    impl<T: serde::Serialize> Lacks<Serialises> for T {}
+    impl<T: serde::Serialize> Lacks<Serializes> for T {}
     <Secret<String> as Lacks<_>>::lacks();
 }
 

@@ -45,7 +45,7 @@ impl Figure<'_> {
     }
 
     /// Writes the value for one label value.
-    pub(super) fn labelled(self, label: &str, of: &str, value: u64) -> Self {
+    pub(super) fn labeled(self, label: &str, of: &str, value: u64) -> Self {
         let _ = writeln!(
             self.text,
             "{}{{{label}=\"{}\"}} {value}",
@@ -72,8 +72,8 @@ mod tests {
     fn special_characters_are_escaped() {
         let mut text = Text::default();
         text.gauge("a_b", "Two\nlines, and \\ one.")
-            .labelled("state", "odd \"quoted\" \\ \n", 1)
-            .labelled("state", "plain", u64::MAX);
+            .labeled("state", "odd \"quoted\" \\ \n", 1)
+            .labeled("state", "plain", u64::MAX);
         text.counter("c_total", "Rises.").plain(0);
         assert_eq!(
             text.finish(),
