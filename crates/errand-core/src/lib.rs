@@ -13,11 +13,12 @@
 
 pub mod author;
 pub mod budget;
-pub mod cause;
 pub mod config;
 pub mod connection;
 pub mod content;
+pub mod display;
 pub mod effective;
+pub mod error_chain;
 pub mod fair;
 pub mod human;
 pub mod id;
@@ -34,7 +35,6 @@ pub mod role;
 pub mod run;
 pub mod schema;
 pub mod secret;
-pub mod shown;
 pub mod time;
 pub mod transcript;
 pub mod turn;

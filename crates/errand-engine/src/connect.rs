@@ -215,7 +215,7 @@ impl Connections {
             return Ok(client.clone());
         }
         let made = self.guard.streaming_client();
-        let made = made.map_err(|error| errand_core::cause::chain(&error))?;
+        let made = made.map_err(|error| errand_core::error_chain::chain(&error))?;
         Ok(self.client.get_or_init(|| made).clone())
     }
 

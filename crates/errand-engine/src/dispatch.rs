@@ -18,13 +18,13 @@ use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::conclude::{conclude, persist};
+use crate::clock_jump::Pulse;
 use crate::connect::Connections;
 use crate::deltas::Deltas;
 use crate::drive::{DriveError, drive};
+use crate::finish_drive::{conclude, persist};
 use crate::model::Models;
 use crate::parse::Parsers;
-use crate::pulse::Pulse;
 use crate::sandboxes::Sandboxes;
 use crate::tool::Tools;
 use crate::webhook::Post;

@@ -34,9 +34,9 @@ use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::conclude::persist;
 use crate::connect::{Offer, OfferFor};
 use crate::dispatch::Parts;
+use crate::finish_drive::persist;
 use crate::model::{self, ModelError, Need, Session, Setup, Turn, TurnContext, TurnError};
 use crate::sandboxes::Workspace;
 use crate::tool::{Acted, ToolContext, assignment};

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use errand_core::cause::{chain, is_exhausted};
+use errand_core::error_chain::{chain, is_exhausted};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;

@@ -17,13 +17,13 @@ pub mod tool;
 pub mod trash;
 pub mod webhook;
 
-mod conclude;
+mod clock_jump;
 mod dispatch;
 mod drive;
 mod exhausted;
+mod finish_drive;
 mod janitor;
 mod outbox;
-mod pulse;
 mod secrets;
 mod subprocess;
 

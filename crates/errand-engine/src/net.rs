@@ -13,7 +13,7 @@
 
 mod guard;
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use std::error::Error as StdError;
 use std::time::Duration;
 

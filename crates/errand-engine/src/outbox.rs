@@ -24,9 +24,9 @@ use errand_store::{DeliverySlots, DeliveryTurns, Receiver, StoreError};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::conclude::persist;
 use crate::dispatch::{Parts, at};
 use crate::exhausted::patiently;
+use crate::finish_drive::persist;
 use crate::webhook::{Attempt, Verdict, WebhookSecret, send};
 use receivers::{Receivers, Sign};
 

@@ -13,7 +13,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use errand_core::cause::is_exhausted;
+use errand_core::error_chain::is_exhausted;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// The reason why a process could not be started.

@@ -25,7 +25,7 @@ use sha2::Sha256;
 use tokio::time::Instant;
 use url::Url;
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_core::limits::ANSWER_KEPT_BYTES_MAX;
 
 use crate::exhausted;

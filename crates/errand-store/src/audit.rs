@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_core::id::{BootId, RunId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, params};

@@ -25,9 +25,9 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use errand_core::display::is_name;
 use errand_core::id::{ApiKeyId, IdGen, UserId};
 use errand_core::role::Role;
-use errand_core::shown::is_name;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_sandbox::Changes;

@@ -19,7 +19,7 @@ mod system;
 
 use std::path::Path;
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_engine::sandboxes::Sandboxes;

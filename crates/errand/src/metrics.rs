@@ -24,7 +24,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum_server::Handle;
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;

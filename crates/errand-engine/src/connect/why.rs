@@ -12,7 +12,7 @@
 
 use std::error::Error;
 
-use errand_core::shown;
+use errand_core::display;
 use rmcp::service::{ClientInitializeError, ServiceError};
 use rmcp::transport::DynamicTransportError;
 use rmcp::transport::auth::AuthError;
@@ -181,7 +181,7 @@ fn answered_with(status: u16) -> String {
 
 /// An error that the server itself returned.
 fn refused(code: i32, message: &str) -> String {
-    let line = shown::one_line(message);
+    let line = display::one_line(message);
     let cut: String = line.chars().take(MESSAGE_CHARS_MAX).collect();
     format!("the server refused (JSON-RPC error {code}): {cut}")
 }
@@ -216,7 +216,7 @@ fn of_transport(error: &HttpError) -> Option<String> {
         StreamableHttpError::ReinitializationFailed(error) => refused(error.code.0, &error.message),
         StreamableHttpError::ReservedHeaderConflict(name) => format!(
             "the header {} is set by the protocol and cannot be given",
-            shown::one_line(name)
+            display::one_line(name)
         ),
         StreamableHttpError::MissingSessionIdInResponse => {
             "the server's answer contains no session id".to_owned()

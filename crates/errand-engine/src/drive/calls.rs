@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::{DriveError, Driver, broke_off, result_of};
 use crate::clock::Clock;
-use crate::conclude::persist;
 use crate::exhausted::patiently;
+use crate::finish_drive::persist;
 use crate::model::network::OwnProviders;
 use crate::secrets::Secrets;
 use crate::tool::{Acted, LookedUp, Source, Tool, ToolContext, assignment};

@@ -8,7 +8,7 @@ use errand_core::transcript::{AttemptOutcome, Body, ModelCall, NewEntry};
 use errand_store::model::Usage;
 
 use super::{DriveError, Driver};
-use crate::conclude::persist;
+use crate::finish_drive::persist;
 use crate::model::network::price_unknown;
 
 impl Driver<'_> {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_core::path::{SandboxPath, WORKSPACE};
 use errand_core::policy::Hints;
 use errand_core::transcript::Outcome;

@@ -293,7 +293,7 @@ fn explain(error: RequestError) -> String {
         }
         RequestError::Send { .. } => "unreachable",
     };
-    format!("{word}: {}", errand_core::cause::chain(&error))
+    format!("{word}: {}", errand_core::error_chain::chain(&error))
 }
 
 async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, String> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_core::path::SandboxPath;
 use tempfile::TempDir;
 

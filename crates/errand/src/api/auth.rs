@@ -30,7 +30,7 @@ use super::request::OfTeam;
 use super::slots::Holder;
 use super::{Access, AppState, Route, is_api, is_public, query};
 use crate::secret_key::ApiKeySecret;
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");

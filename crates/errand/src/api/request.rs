@@ -7,7 +7,7 @@
 //! - The source of an error is logged once, here.
 //! - A 500 contains the request id and no internal detail. A panic becomes a 500.
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use std::any::Any;
 use std::time::Instant;
 

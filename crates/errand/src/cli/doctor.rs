@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_store::data_dir::{DataDirError, damage, expect_store};
 use errand_store::{Schema, Store};
 use serde_json::json;

@@ -7,7 +7,7 @@
 use std::io::{self, Stderr, Write};
 
 use anyhow::{Result, anyhow};
-use errand_core::shown;
+use errand_core::display;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -123,16 +123,16 @@ fn clean_text(event: &str) -> String {
     let mut rest = event;
     while let Some(at) = rest.find('\u{1b}') {
         let (before, escape) = rest.split_at(at);
-        line.push_str(&shown::one_line(before));
+        line.push_str(&display::one_line(before));
         let length = color_of(escape);
         let (kept, after) = escape.split_at(length.unwrap_or(1));
         match length {
             Some(_) => line.push_str(kept),
-            None => line.push_str(&shown::one_line(kept)),
+            None => line.push_str(&display::one_line(kept)),
         }
         rest = after;
     }
-    line.push_str(&shown::one_line(rest));
+    line.push_str(&display::one_line(rest));
     cut(line)
 }
 

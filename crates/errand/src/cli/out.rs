@@ -4,8 +4,8 @@
 //! only if `NO_COLOR` is not set. Foreign text can neither control the terminal nor look different from what it is
 //! ([`printable`]). With `--json`, standard output contains nothing but JSON.
 
-use errand_core::cause::chain;
-pub use errand_core::shown::printable;
+pub use errand_core::display::printable;
+use errand_core::error_chain::chain;
 use std::error::Error;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};

@@ -3,8 +3,8 @@
 //! All content may be foreign (files, tools, models), so all of it goes through [`printable`]. Long texts of tools are
 //! truncated. Messages of people, requests, and the call that an approval permits are not.
 
+use errand_core::display::one_line;
 use errand_core::run::Status;
-use errand_core::shown::one_line;
 use errand_core::time::Timestamp;
 use errand_core::wire::{MessageBody, PendingRequestBody, RunBody, ToolCallBody};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_store::seal::MasterKey;
 use errand_store::{SealedKeys, Store};
 

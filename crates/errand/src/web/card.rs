@@ -15,10 +15,10 @@ pub(super) mod full_text;
 
 use std::collections::HashMap;
 
+use errand_core::display::{Layout, one_line, printable};
 use errand_core::human::{Ask, HumanRequest, Origin, Question, Resolution, TITLE_CHARS_MAX};
 use errand_core::id::RunId;
 use errand_core::role::Permission;
-use errand_core::shown::{Layout, one_line, printable};
 use errand_core::time::Timestamp;
 use errand_core::transcript::Body;
 use errand_store::{AskedFor, ClosedRequest, OpenRequest, StoreError};

@@ -4,9 +4,9 @@
 //! Everything is a download, except PDFs and image types that cannot contain scripts. Text is previewed as text.
 
 use axum::extract::State;
+use errand_core::display::one_line;
 use errand_core::id::{RunId, SandboxId};
 use errand_core::path::SandboxPath;
-use errand_core::shown::one_line;
 use errand_sandbox::{Charged, Entry, FileError, Kind, Root};
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};

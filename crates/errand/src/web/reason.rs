@@ -2,9 +2,9 @@
 //! shown as quoted plain text, never as our words or as markup.
 
 use errand_core::content::{Read, Source};
+use errand_core::display::one_line;
 use errand_core::human::HumanRequest;
 use errand_core::id::RunId;
-use errand_core::shown::one_line;
 use errand_core::time::Timestamp;
 use maud::{Markup, html};
 

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use errand_core::shown::{Layout, Piece, code_point, one_line, pieces};
+use errand_core::display::{Layout, Piece, code_point, one_line, pieces};
 use maud::{Markup, PreEscaped, Render as _, html};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 use serde_json::{Map, Value};

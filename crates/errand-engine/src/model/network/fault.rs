@@ -6,8 +6,8 @@
 //!   statuses 408, 409, 425, 429 and 500 or above. A bad request or a bad key is not retried.
 //! - The error that fails a run says what happened and what to do, and contains no key.
 
-use errand_core::cause::{chain, is_exhausted};
 use errand_core::config::ModelName;
+use errand_core::error_chain::{chain, is_exhausted};
 use errand_core::time::Timestamp;
 use genai::Error;
 use http::{HeaderMap, StatusCode};

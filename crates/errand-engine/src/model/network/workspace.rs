@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use errand_core::display::one_line;
 use errand_core::ledger::OPENING;
 use errand_core::limits::IMAGE_BYTES_MAX;
 use errand_core::path::SandboxPath;
-use errand_core::shown::one_line;
 use errand_sandbox::{FileError, Kind, Root, sha256_hex};
 
 use super::conversation::{Conversation, Item};

@@ -14,7 +14,7 @@ use std::collections::{HashSet, VecDeque};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 use errand_core::id::RunId;
 use errand_core::time::Timestamp;
 use errand_engine::deltas::{Delta, Listener};

@@ -1,7 +1,7 @@
 //! Request fields that are texts: names and addresses.
 
+use errand_core::display::is_name;
 use errand_core::limits::NAME_CHARS_MAX;
-use errand_core::shown::is_name;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 

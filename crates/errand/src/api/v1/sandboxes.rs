@@ -19,7 +19,7 @@ use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::path::Path;
 use crate::api::receive::blocking;
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 
 /// A new sandbox.
 #[derive(Serialize, ToSchema)]

@@ -3,7 +3,7 @@
 //! Guarantees: invalid settings and unusable certificates change nothing. The log says what was applied, and which
 //! changed settings require a restart.
 
-use errand_core::cause::chain;
+use errand_core::error_chain::chain;
 
 use super::super::CommandContext;
 use super::super::logging::Log;

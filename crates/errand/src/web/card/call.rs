@@ -6,7 +6,7 @@
 //!   everything, it says so and links to the rest.
 //! - Names and values of arguments have their own elements, so neither can imitate the markup between them.
 
-use errand_core::shown::{Layout, is_hidden};
+use errand_core::display::{Layout, is_hidden};
 use errand_core::transcript::ToolCall;
 use maud::{Markup, html};
 use serde_json::{Map, Value};

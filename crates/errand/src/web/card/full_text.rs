@@ -3,9 +3,9 @@
 //! Guarantees: a page shows a bounded part of a text and links to the next part. Every character is visible.
 
 use axum::extract::State;
+use errand_core::display::Layout;
 use errand_core::human::HumanRequest;
 use errand_core::id::{HumanRequestId, RunId};
-use errand_core::shown::Layout;
 use maud::html;
 use serde_json::Value;
 

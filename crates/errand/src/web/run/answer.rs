@@ -106,7 +106,7 @@ fn answer_of(request: &HumanRequest, fields: &Fields) -> Result<Answer, String> 
             match missing {
                 Some(missing) => Err(format!(
                     "Answer all questions. This one has no answer yet: {}",
-                    errand_core::shown::one_line(&missing.question)
+                    errand_core::display::one_line(&missing.question)
                 )),
                 None => Ok(Answer::Answers(answers)),
             }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
+use errand_core::display::{is_name, one_line};
 use errand_core::id::{ApiKeyId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
-use errand_core::shown::{is_name, one_line};
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::{NewApiKey, Once};
 use http::Method;
