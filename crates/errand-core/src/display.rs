@@ -48,14 +48,14 @@ pub enum Layout {
 
 /// Replaces hidden characters by their code points. Line breaks and tabs are kept.
 #[must_use]
-pub fn printable(text: &str) -> String {
-    display(text, Layout::Lines)
+pub fn display(text: &str) -> String {
+    display_as(text, Layout::Lines)
 }
 
-/// Like [`printable`] for text that must stay on one line, such as a name: line breaks and tabs are replaced, too.
+/// Like [`display`] for text that must stay on one line, such as a name: line breaks and tabs are replaced, too.
 #[must_use]
 pub fn one_line(text: &str) -> String {
-    display(text, Layout::OneLine)
+    display_as(text, Layout::OneLine)
 }
 
 /// The display form of a hidden character: `\u{200b}`.
@@ -113,7 +113,7 @@ fn is_hidden_here(c: char, layout: Layout, marks: &mut usize) -> bool {
     false
 }
 
-fn display(text: &str, layout: Layout) -> String {
+fn display_as(text: &str, layout: Layout) -> String {
     let mut shown = String::with_capacity(text.len());
     for piece in pieces(text, layout) {
         match piece {
@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// The inverse of [`printable`] for a text without backslashes.
+    /// The inverse of [`display`] for a text without backslashes.
     fn reversed(shown: &str) -> String {
         let mut text = String::new();
         let mut rest = shown;
@@ -202,10 +202,10 @@ mod tests {
 
     #[test]
     fn controls_and_invisible_characters_become_code_points() {
-        assert_eq!(printable("a\tb\nc"), "a\tb\nc");
-        assert_eq!(printable("\x1b]0;x\x07\r"), "\\u{1b}]0;x\\u{7}\\u{d}");
-        assert_eq!(printable("pay \u{202e}001"), "pay \\u{202e}001");
-        assert_eq!(printable("\u{e0041}x\u{200b}"), "\\u{e0041}x\\u{200b}");
+        assert_eq!(display("a\tb\nc"), "a\tb\nc");
+        assert_eq!(display("\x1b]0;x\x07\r"), "\\u{1b}]0;x\\u{7}\\u{d}");
+        assert_eq!(display("pay \u{202e}001"), "pay \\u{202e}001");
+        assert_eq!(display("\u{e0041}x\u{200b}"), "\\u{e0041}x\\u{200b}");
         assert_eq!(one_line("a\nb\tc"), "a\\u{a}b\\u{9}c");
         assert_eq!(one_line("Grüße, 你好"), "Grüße, 你好");
     }
@@ -220,14 +220,14 @@ mod tests {
             "e\u{301} Vie\u{302}\u{323}t",
             "😀 🎉 ★ ∑",
         ] {
-            assert_eq!(printable(text), text);
+            assert_eq!(display(text), text);
         }
     }
 
     #[test]
     fn invisible_parts_of_emoji_become_code_points() {
         assert_eq!(
-            printable("👩\u{200d}💻 ❤\u{fe0f} 🏴\u{e0067}"),
+            display("👩\u{200d}💻 ❤\u{fe0f} 🏴\u{e0067}"),
             "👩\\u{200d}💻 ❤\\u{fe0f} 🏴\\u{e0067}"
         );
     }
@@ -235,10 +235,10 @@ mod tests {
     #[test]
     fn piled_up_marks_become_code_points() {
         let piled = "a\u{301}\u{302}\u{303}\u{304}b";
-        assert_eq!(printable(piled), "a\u{301}\u{302}\\u{303}\\u{304}b");
+        assert_eq!(display(piled), "a\u{301}\u{302}\\u{303}\\u{304}b");
         // A character without width does not reset the count.
         let joined = "a\u{301}\u{302}\u{200d}\u{303}";
-        assert_eq!(printable(joined), "a\u{301}\u{302}\\u{200d}\\u{303}");
+        assert_eq!(display(joined), "a\u{301}\u{302}\\u{200d}\\u{303}");
     }
 
     /// Characters from reports of spoofed text, and others of the same categories.
@@ -281,7 +281,7 @@ mod tests {
             '\u{10ffff}',
         ] {
             let number = format!("x{}y", code_point(c));
-            assert_eq!(printable(&format!("x{c}y")), number);
+            assert_eq!(display(&format!("x{c}y")), number);
             assert_eq!(one_line(&format!("x{c}y")), number);
         }
     }
@@ -338,7 +338,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_has_invisible_characters_when_displayed(text in any::<String>()) {
-            for shown in [printable(&text), one_line(&text)] {
+            for shown in [display(&text), one_line(&text)] {
                 prop_assert!(!shown.chars().any(|c| is_hidden(c) && !matches!(c, '\n' | '\t')));
                 prop_assert!(most_marks_in_a_row(&shown) <= MARKS_MAX);
             }
@@ -354,7 +354,7 @@ mod tests {
 
         #[test]
         fn the_display_form_can_be_reversed(text in "[^\\\\]{0,40}") {
-            prop_assert_eq!(reversed(&printable(&text)), text);
+            prop_assert_eq!(reversed(&display(&text)), text);
         }
     }
 }

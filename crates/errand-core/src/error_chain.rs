@@ -1,6 +1,6 @@
 //! Error chains as one line of text, for logs and for people.
 //!
-//! Each error type prints only its own part and leaves its source out; [`chain`] joins the parts once, at the edge.
+//! Each error type prints only its own part and leaves its source out; [`error_chain`] joins the parts once, at the edge.
 
 use std::error::Error;
 use std::io;
@@ -12,7 +12,7 @@ const EXHAUSTED: [i32; 5] = [12, 11, 23, 24, 105];
 /// Formats an error and its sources, outermost first, separated by colons. A source whose text the chain already ends
 /// with is omitted, because some libraries repeat their source in `Display`.
 #[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in std::iter::successors(Some(error), |&error| error.source()) {
         let part = cause.to_string();

@@ -130,6 +130,14 @@ impl Clock {
         }
     }
 
+    /// Sleeps until a moment; without one, never returns.
+    pub(crate) async fn sleep_until_some(&self, moment: Option<Timestamp>) {
+        match moment {
+            Some(moment) => self.sleep_until(moment).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// For `ms` milliseconds.
     pub async fn sleep_ms(&self, ms: u64) {
         self.sleep_until(self.now().plus_ms(ms)).await;

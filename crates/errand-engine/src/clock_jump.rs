@@ -1,7 +1,7 @@
 //! Whether this program has missed time: it was stopped, the machine slept, or somebody set its clock forward.
 //!
 //! Deadlines of work stand on the clock of the wall, so that they hold over a restart. What no driver could use is
-//! nobody's working time: a pulse that beats each second sees the gap, and the deadlines of the runs at work are moved
+//! nobody's working time: a jumps that beats each second sees the gap, and the deadlines of the runs at work are moved
 //! by it before anything is failed for them. A gap of a few seconds is a busy machine, and none.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ pub(crate) struct Missed {
 
 /// See the module's document.
 #[derive(Clone)]
-pub(crate) struct Pulse {
+pub(crate) struct ClockJumps {
     state: Arc<Mutex<State>>,
 }
 
@@ -35,7 +35,7 @@ struct State {
     missed: Option<Missed>,
 }
 
-impl Pulse {
+impl ClockJumps {
     pub(crate) fn new(now: Timestamp) -> Self {
         let state = State {
             last: now,
@@ -85,25 +85,25 @@ mod tests {
 
     #[test]
     fn a_gap_is_told_once_and_a_busy_machine_is_none() {
-        let pulse = Pulse::new(at(10_000));
-        pulse.beat(at(11_000));
+        let jumps = ClockJumps::new(at(10_000));
+        jumps.beat(at(11_000));
         // Late, but no pause.
-        assert_eq!(pulse.missed(at(16_000)), None);
-        pulse.beat(at(17_000));
-        pulse.beat(at(617_000));
+        assert_eq!(jumps.missed(at(16_000)), None);
+        jumps.beat(at(17_000));
+        jumps.beat(at(617_000));
         // Another one before anybody asked.
         let missed = Missed {
             since: at(17_000),
             ms: 599_000 + 99_000,
         };
-        assert_eq!(pulse.missed(at(717_000)), Some(missed));
-        assert_eq!(pulse.missed(at(718_000)), None);
+        assert_eq!(jumps.missed(at(717_000)), Some(missed));
+        assert_eq!(jumps.missed(at(718_000)), None);
     }
 
     #[test]
     fn a_clock_that_is_set_back_misses_nothing() {
-        let pulse = Pulse::new(at(10_000_000));
-        assert_eq!(pulse.missed(at(1_000)), None);
-        assert_eq!(pulse.missed(at(2_000)), None);
+        let jumps = ClockJumps::new(at(10_000_000));
+        assert_eq!(jumps.missed(at(1_000)), None);
+        assert_eq!(jumps.missed(at(2_000)), None);
     }
 }

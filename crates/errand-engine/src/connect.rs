@@ -10,7 +10,7 @@
 //! - Everything from a server is untrusted data ([`form`], [`handler`]). Its hints only set the defaults that an admin
 //!   confirmed with the probe.
 //! - A call ends with its result, at its time limit, or with its run. If it is cut off, its outcome is unknown and is
-//!   settled as after a crash ([`Acted::Lost`]).
+//!   settled as after a crash ([`CallResult::Lost`]).
 //!
 //! # Non-goals
 //!
@@ -215,7 +215,7 @@ impl Connections {
             return Ok(client.clone());
         }
         let made = self.guard.streaming_client();
-        let made = made.map_err(|error| errand_core::error_chain::chain(&error))?;
+        let made = made.map_err(|error| errand_core::error_chain::error_chain(&error))?;
         Ok(self.client.get_or_init(|| made).clone())
     }
 

@@ -7,27 +7,21 @@
 mod alone;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use errand_core::id::{ClaimToken, IdGen};
+use errand_core::id::ClaimToken;
 use errand_core::time::Timestamp;
 use errand_store::model::{Claimed, ReadyRun, RunSlots};
 use errand_store::{Recovered, Store, StoreError, Woken};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
-use crate::clock_jump::Pulse;
-use crate::connect::Connections;
-use crate::deltas::Deltas;
+use crate::clock_jump::ClockJumps;
+use crate::context::EngineContext;
 use crate::drive::{DriveError, drive};
-use crate::finish_drive::{conclude, persist};
+use crate::finish_drive::finish_drive;
 use crate::model::Models;
-use crate::parse::Parsers;
-use crate::sandboxes::Sandboxes;
-use crate::tool::Tools;
-use crate::webhook::Post;
+use crate::store_retry::retry_while_unavailable;
 use crate::{janitor, outbox};
 use alone::Alone;
 
@@ -35,33 +29,6 @@ use alone::Alone;
 const CLAIMS_MAX: usize = 32;
 /// The pause after a failure of the store, so that a broken disk is not asked without end.
 const STORE_PAUSE_MS: u64 = 250;
-
-/// What the engine is made of. Cheap to clone.
-#[derive(Clone)]
-pub struct Parts {
-    /// What is kept.
-    pub store: Store,
-    /// What time it is.
-    pub clock: Clock,
-    /// Makes ids.
-    pub ids: Arc<IdGen>,
-    /// Who decides.
-    pub models: Models,
-    /// What can be called.
-    pub tools: Tools,
-    /// Who hears of a model's text while it comes.
-    pub deltas: Deltas,
-    /// The servers whose tools can be called.
-    pub connections: Connections,
-    /// Where files are.
-    pub sandboxes: Sandboxes,
-    /// Who parses documents.
-    pub parsers: Parsers,
-    /// Who takes webhooks to their receivers.
-    pub post: Arc<dyn Post>,
-    /// No new work; steps in progress are finished.
-    pub draining: CancellationToken,
-}
 
 /// How the engine works.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +45,7 @@ pub struct EngineOptions {
 
 /// The running engine.
 pub struct Engine {
-    parts: Parts,
+    context: EngineContext,
     cancel: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -89,50 +56,52 @@ impl Engine {
     /// # Errors
     /// Of the store.
     pub async fn start(
-        parts: Parts,
+        context: EngineContext,
         options: EngineOptions,
     ) -> Result<(Self, Recovered), StoreError> {
-        let started = parts.clock.now();
-        let (recovered, pulse) = if parts.clock.is_the_systems() {
+        let started = context.clock.now();
+        let (recovered, clock_jumps) = if context.clock.is_the_systems() {
             // A disk that is full now may have room later; until then nothing is lost, and the server says that it is not
             // ready.
-            let recovered = persist(&parts, || parts.store.recover(started)).await?;
-            (recovered, Some(Pulse::new(started)))
+            let recovered =
+                retry_while_unavailable(&context, || context.store.recover(started)).await?;
+            (recovered, Some(ClockJumps::new(started)))
         } else {
             // Such a clock stands: whoever moves it starts again.
-            (parts.store.recover(started).await?, None)
+            (context.store.recover(started).await?, None)
         };
         for run in &recovered.parked {
             tracing::error!(run.id = %run, "the run is parked as failed (poisoned): the server ended while it worked on it, four times in a row; `errand runs retry --force RUN` lets it go on");
         }
         let cancel = CancellationToken::new();
-        let dispatcher = Dispatcher::new(&parts, &cancel, options, pulse.clone(), started);
+        let dispatcher = Dispatcher::new(&context, &cancel, options, clock_jumps.clone(), started);
         let mut tasks = vec![
             tokio::spawn(dispatcher.run()),
             tokio::spawn(outbox::run(
-                parts.clone(),
+                context.clone(),
                 options.max_concurrent_deliveries.max(1),
                 cancel.clone(),
             )),
         ];
-        if let Some(pulse) = pulse {
-            let (clock, draining) = (parts.clock.clone(), parts.draining.clone());
+        if let Some(clock_jumps) = clock_jumps {
+            let (clock, draining) = (context.clock.clone(), context.draining.clone());
             tasks.push(tokio::spawn(async move {
-                let _ = draining.run_until_cancelled(pulse.run(&clock)).await;
+                let _ = draining.run_until_cancelled(clock_jumps.run(&clock)).await;
             }));
         }
         if options.cleans_up {
             tasks.push(tokio::spawn({
-                let (connections, draining) = (parts.connections.clone(), parts.draining.clone());
+                let (connections, draining) =
+                    (context.connections.clone(), context.draining.clone());
                 async move {
                     let _ = draining.run_until_cancelled(connections.close_idle()).await;
                 }
             }));
-            tasks.push(tokio::spawn(janitor::run(parts.clone(), started)));
+            tasks.push(tokio::spawn(janitor::run(context.clone(), started)));
         }
         Ok((
             Self {
-                parts,
+                context,
                 cancel,
                 tasks,
             },
@@ -142,9 +111,9 @@ impl Engine {
 
     /// No new work. Steps in progress get `grace`; what is not done by then is cut off, and goes on after the next start.
     pub async fn shut_down(self, grace: Duration) {
-        self.parts.draining.cancel();
+        self.context.draining.cancel();
         let mut tasks = self.tasks;
-        let connections = self.parts.connections;
+        let connections = self.context.connections;
         let all = futures::future::join_all(tasks.iter_mut());
         if tokio::time::timeout(grace, all).await.is_ok() {
             connections.shut_down().await;
@@ -152,7 +121,7 @@ impl Engine {
         }
         self.cancel.cancel();
         // Runs that are cut off now have not ended the program.
-        if let Err(error) = self.parts.store.forgive_losses().await {
+        if let Err(error) = self.context.store.forgive_losses().await {
             tracing::warn!(%error, "the runs that are cut off may count as having ended the server");
         }
         // Cancelled model calls and deliveries end at once; what blocks longer is left to the next start's recovery.
@@ -177,19 +146,19 @@ impl Engine {
 impl Engine {
     /// Ends at once, as a crash would: nothing is finished. For tests of recovery.
     pub fn abort(self) {
-        self.parts.connections.abort();
+        self.context.connections.abort();
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
 struct Dispatcher {
-    parts: Parts,
+    engine: EngineContext,
     cancel: CancellationToken,
     /// Who holds how many of the slots.
     slots: RunSlots,
     step_seconds_max: u32,
     /// None where the clock is not the system's.
-    pulse: Option<Pulse>,
+    clock_jumps: Option<ClockJumps>,
     /// What the clock said last: it is set back now and then.
     seen: Timestamp,
     /// Whether runs may want a driver that were not asked for yet.
@@ -204,18 +173,18 @@ struct Dispatcher {
 
 impl Dispatcher {
     fn new(
-        parts: &Parts,
+        engine: &EngineContext,
         cancel: &CancellationToken,
         options: EngineOptions,
-        pulse: Option<Pulse>,
+        clock_jumps: Option<ClockJumps>,
         started: Timestamp,
     ) -> Self {
         Self {
-            parts: parts.clone(),
+            engine: engine.clone(),
             cancel: cancel.clone(),
             slots: RunSlots::new(options.max_concurrent_runs),
             step_seconds_max: options.step_seconds_max.max(1),
-            pulse,
+            clock_jumps,
             seen: started,
             more: true,
             moment: None,
@@ -226,7 +195,7 @@ impl Dispatcher {
     }
 
     async fn run(mut self) {
-        while !self.parts.draining.is_cancelled() {
+        while !self.engine.draining.is_cancelled() {
             let moment = match self.round().await {
                 Ok(()) => self.moment,
                 Err(error) => {
@@ -235,17 +204,17 @@ impl Dispatcher {
                         "the store failed; trying again"
                     );
                     self.more = true;
-                    Some(self.parts.clock.now().plus_ms(STORE_PAUSE_MS))
+                    Some(self.engine.clock.now().plus_ms(STORE_PAUSE_MS))
                 }
             };
-            let parts = self.parts.clone();
+            let engine = self.engine.clone();
             tokio::select! {
                 biased;
-                () = parts.store.bell().work() => self.more = true,
-                () = freed(&parts.models) => self.more = true,
-                () = at(&parts.clock, moment) => self.more = true,
-                () = self.alone.changes(&parts.clock) => self.more = true,
-                () = parts.draining.cancelled() => {}
+                () = engine.store.bell().work() => self.more = true,
+                () = freed(&engine.models) => self.more = true,
+                () = engine.clock.sleep_until_some(moment) => self.more = true,
+                () = self.alone.changes(&engine.clock) => self.more = true,
+                () = engine.draining.cancelled() => {}
                 Some(ended) = self.drives.join_next_with_id() => self.ended(ended),
             }
             // Several may have ended meanwhile: one round for all of them.
@@ -263,26 +232,28 @@ impl Dispatcher {
     async fn round(&mut self) -> Result<(), StoreError> {
         self.wake_for_models().await?;
         // One reading of the clock for what is ready and for the next moment: between two, something could fall due unseen.
-        let mut now = self.parts.clock.now();
+        let mut now = self.engine.clock.now();
         // The end of a drive may be heard of before the sleep until that moment ends.
         self.more |= self.moment.is_some_and(|moment| moment <= now);
         self.keep_time(now).await?;
         while self.more {
             if self.is_alone(now).await? {
-                self.moment = self.parts.store.next_moment(now).await?;
+                self.moment = self.engine.store.next_moment(now).await?;
                 break;
             }
             let free = self.slots.free().min(CLAIMS_MAX);
             if free == 0 {
                 // Time is kept all the same.
-                self.moment = self.parts.store.next_moment(now).await?;
+                self.moment = self.engine.store.next_moment(now).await?;
                 break;
             }
-            now = self.parts.clock.now();
-            let tokens = (0..free).map(|_| self.parts.ids.claim_token(now)).collect();
+            now = self.engine.clock.now();
+            let tokens = (0..free)
+                .map(|_| self.engine.ids.claim_token(now))
+                .collect();
             let step_deadline = now.plus_ms(self.step_ms_max());
             let claims = self
-                .parts
+                .engine
                 .store
                 .claim(tokens, Some(self.slots.clone()), step_deadline, now)
                 .await?;
@@ -302,12 +273,12 @@ impl Dispatcher {
         if self.moment.is_none_or(|moment| moment > now) {
             return Ok(());
         }
-        self.parts.store.lapse_requests(now).await?;
-        self.parts
+        self.engine.store.lapse_requests(now).await?;
+        self.engine
             .store
             .end_overdue(self.step_seconds_max, now)
             .await?;
-        self.moment = self.parts.store.next_moment(now).await?;
+        self.moment = self.engine.store.next_moment(now).await?;
         Ok(())
     }
 
@@ -318,30 +289,34 @@ impl Dispatcher {
                 seconds = self.seen.ms_since(now) / 1000,
                 "the clock was set back: timers and other deadlines come later by as much; what was in line stays in line"
             );
-            self.parts.store.clock_was_set_back(now).await?;
+            self.engine.store.clock_was_set_back(now).await?;
         }
         self.seen = now;
-        let Some(missed) = self.pulse.as_ref().and_then(|pulse| pulse.missed(now)) else {
+        let Some(missed) = self
+            .clock_jumps
+            .as_ref()
+            .and_then(|clock_jumps| clock_jumps.missed(now))
+        else {
             return Ok(());
         };
         tracing::warn!(
             seconds = missed.ms / 1000,
             "the program was stopped, or the clock set forward; the runs at work get that time"
         );
-        persist(&self.parts, || {
-            self.parts.store.time_was_missed(missed.since, missed.ms)
+        retry_while_unavailable(&self.engine, || {
+            self.engine.store.time_was_missed(missed.since, missed.ms)
         })
         .await
     }
 
     /// Puts the runs in line whose turn has come at their provider.
     async fn wake_for_models(&self) -> Result<(), StoreError> {
-        let Some(network) = self.parts.models.network() else {
+        let Some(network) = self.engine.models.network() else {
             return Ok(());
         };
-        let now = self.parts.clock.now();
+        let now = self.engine.clock.now();
         for run in network.turns(now) {
-            match self.parts.store.wake_for_model(run, now).await? {
+            match self.engine.store.wake_for_model(run, now).await? {
                 Woken::Yes => network.was_woken(run, true, now),
                 Woken::Gone => network.was_woken(run, false, now),
                 // It is just about to wait; its commit rings.
@@ -364,9 +339,9 @@ impl Dispatcher {
             let Some(ready) = self.alone.next() else {
                 return Ok(false);
             };
-            let token = self.parts.ids.claim_token(now);
+            let token = self.engine.ids.claim_token(now);
             let deadline = now.plus_ms(self.step_ms_max());
-            let store = &self.parts.store;
+            let store = &self.engine.store;
             let claimed = store.claim_alone(ready, token, deadline, now).await?;
             if let Some(claimed) = claimed {
                 tracing::warn!(run.id = %claimed.ready.run, "the server ended while it worked on this run, twice or more in a row: it is driven alone, and others wait");
@@ -379,15 +354,15 @@ impl Dispatcher {
 
     fn spawn(&mut self, claimed: Claimed, first_commit: CancellationToken) {
         let (ready, claim) = (claimed.ready, claimed.claim);
-        let (parts, cancel) = (self.parts.clone(), self.cancel.child_token());
+        let (engine, cancel) = (self.engine.clone(), self.cancel.child_token());
         let step_ms_max = self.step_ms_max();
         let handle = self.drives.spawn(async move {
-            let ended = drive(&parts, claimed, step_ms_max, (&cancel, &first_commit)).await;
+            let ended = drive(&engine, claimed, step_ms_max, (&cancel, &first_commit)).await;
             first_commit.cancel();
-            parts
+            engine
                 .connections
                 .end_drive(ready.run, claim, ended.is_err());
-            conclude(&parts, ready, claim, ended).await;
+            finish_drive(&engine, ready, claim, ended).await;
         });
         self.slots.take(&ready.team, &ready.principal);
         self.driven.insert(handle.id(), (ready, claim));
@@ -407,11 +382,11 @@ impl Dispatcher {
             return;
         };
         tracing::error!(run.id = %ready.run, %error, "a driver failed");
-        let parts = self.parts.clone();
+        let engine = self.engine.clone();
         // It keeps its place until the run has failed.
-        let handle = self
-            .drives
-            .spawn(async move { conclude(&parts, ready, claim, Err(DriveError::Panicked)).await });
+        let handle = self.drives.spawn(async move {
+            finish_drive(&engine, ready, claim, Err(DriveError::Panicked)).await
+        });
         self.driven.insert(handle.id(), (ready, claim));
     }
 }
@@ -420,14 +395,6 @@ impl Dispatcher {
 async fn freed(models: &Models) {
     match models.network() {
         Some(network) => network.freed().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Until the moment, or for ever.
-pub(crate) async fn at(clock: &Clock, moment: Option<Timestamp>) {
-    match moment {
-        Some(moment) => clock.sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -27,7 +27,7 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::{AttemptOutcome, Body, Entry, Mark, NewEntry, Outcome, ToolCall};
 use errand_core::turn::{MarkedMove, Move};
 use errand_sandbox::Charged;
-use errand_store::Fence;
+use errand_store::RevocationListener;
 use errand_store::StoreError;
 use errand_store::model::{Claimed, DrivenRun, Left, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
@@ -35,12 +35,12 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{Offer, OfferFor};
-use crate::dispatch::Parts;
-use crate::finish_drive::persist;
+use crate::context::EngineContext;
 use crate::model::{self, ModelError, Need, Session, Setup, Turn, TurnContext, TurnError};
 use crate::sandboxes::Workspace;
-use crate::tool::{Acted, ToolContext, assignment};
-use calls::{act, known};
+use crate::store_retry::retry_while_unavailable;
+use crate::tool::{CallResult, ToolContext, assignment};
+use calls::{call_tool, known};
 
 /// Most entries of pure turns that gather before they are committed.
 const BUFFERED_ENTRIES_MAX: usize = 64;
@@ -82,15 +82,15 @@ impl From<ModelError> for DriveError {
 /// Drives a claimed run until it waits, ends, is taken away, or the server drains. `step_ms_max`: how long a step may take
 /// before the store's time keeper takes the run away.
 pub(crate) async fn drive(
-    parts: &Parts,
+    engine: &EngineContext,
     claimed: Claimed,
     step_ms_max: u64,
     (cancel, first_commit): (&CancellationToken, &CancellationToken),
 ) -> Result<(), DriveError> {
-    let (run, claim, fence) = (claimed.ready.run, claimed.claim, claimed.fence);
+    let (run, claim, revocation) = (claimed.ready.run, claimed.claim, claimed.revocation);
     let run = match claimed.run {
         Some(run) => run,
-        None => persist(parts, || parts.store.driven_run(run, claim)).await?,
+        None => retry_while_unavailable(engine, || engine.store.driven_run(run, claim)).await?,
     };
     let build = match &run.build {
         Ok(build) => Arc::clone(build),
@@ -99,7 +99,7 @@ pub(crate) async fn drive(
             return Err(DriveError::Fails(error));
         }
     };
-    let model = parts
+    let model = engine
         .models
         .find(&build.model)
         .map_err(|message| DriveError::Fails(RunError::new("model_unavailable", message)))?;
@@ -116,14 +116,14 @@ pub(crate) async fn drive(
         team: run.team,
         build: &build,
         caller,
-        own: &parts.tools,
+        own: &engine.tools,
     };
-    let offer = Offer::of(&parts.connections, offer_for).await?;
+    let offer = Offer::of(&engine.connections, offer_for).await?;
     let mut session = model.session(Setup {
         run: run.id,
         team: run.team,
         build: &build,
-        tools: &|| offers(parts, &offer),
+        tools: &|| offers(engine, &offer),
     })?;
     let mut ledger = Ledger::default();
     for entry in &run.entries {
@@ -131,16 +131,16 @@ pub(crate) async fn drive(
         ledger.feed(entry);
     }
     let is_open = |id: &str| ledger.open.iter().any(|open| open.call.id == id);
-    parts.connections.begin_drive(run.id, claim, is_open).await;
+    engine.connections.begin_drive(run.id, claim, is_open).await;
     let mut driver = Driver {
-        parts,
+        engine,
         offer,
         offer_for,
         claim,
         step_ms_max,
         cancel,
         first_commit,
-        fence,
+        revocation,
         known: ledger.position,
         ledger,
         session,
@@ -200,9 +200,9 @@ struct Made {
 }
 
 /// The tools that a model is told of: those of the build and its connections that it may call, its own first.
-fn offers(parts: &Parts, offer: &Offer) -> Vec<model::Offer> {
+fn offers(engine: &EngineContext, offer: &Offer) -> Vec<model::Offer> {
     let (of_connections, own): (Vec<_>, Vec<_>) = offer.names().partition(|name| is_tool(name));
-    let own = own.into_iter().filter_map(|name| parts.tools.get(name));
+    let own = own.into_iter().filter_map(|name| engine.tools.get(name));
     let of_connections = of_connections
         .into_iter()
         .filter_map(|name| offer.get(name));
@@ -216,7 +216,7 @@ fn offers(parts: &Parts, offer: &Offer) -> Vec<model::Offer> {
 }
 
 struct Driver<'a> {
-    parts: &'a Parts,
+    engine: &'a EngineContext,
     run: &'a DrivenRun,
     build: &'a BuildConfig,
     claim: ClaimToken,
@@ -224,7 +224,7 @@ struct Driver<'a> {
     cancel: &'a CancellationToken,
     /// Cancelled by the first commit: a run that is driven alone then needs that no longer.
     first_commit: &'a CancellationToken,
-    fence: Fence,
+    revocation: RevocationListener,
     session: Box<dyn Session>,
     /// The tools that the run has.
     offer: Offer,
@@ -248,14 +248,14 @@ struct Driver<'a> {
 impl Driver<'_> {
     async fn go(&mut self) -> Result<(), DriveError> {
         loop {
-            if self.parts.draining.is_cancelled() {
+            if self.engine.draining.is_cancelled() {
                 return self.commit(StepEnd::Release).await.map(drop);
             }
             // A floor that was raised holds from the next call on.
-            let connections = &self.parts.connections;
+            let connections = &self.engine.connections;
             let refresh = self.offer.refresh(connections, self.offer_for);
             if refresh.await? {
-                let offered = offers(self.parts, &self.offer);
+                let offered = offers(self.engine, &self.offer);
                 self.session.offer(offered);
             }
             let mut what = self.decide();
@@ -277,7 +277,7 @@ impl Driver<'_> {
             }
             let goes_on = match what {
                 Next::Model => self.model_turn().await?,
-                Next::Calls(calls) => self.carry_out(calls).await?,
+                Next::Calls(calls) => self.execute_calls(calls).await?,
                 Next::LookUp(open) => self.look_up(open).await?,
                 Next::Answer(body) => {
                     self.push(body);
@@ -285,7 +285,8 @@ impl Driver<'_> {
                 }
                 Next::Ask(draft) => {
                     let now = self.now();
-                    let request = HumanRequest::new(self.parts.ids.human_request(now), *draft, now);
+                    let request =
+                        HumanRequest::new(self.engine.ids.human_request(now), *draft, now);
                     self.push(Body::HumanRequest {
                         request: request.clone(),
                         mark: None,
@@ -308,7 +309,7 @@ impl Driver<'_> {
     }
 
     fn now(&self) -> Timestamp {
-        self.parts.clock.now()
+        self.engine.clock.now()
     }
 
     fn decide(&self) -> Next {
@@ -318,7 +319,7 @@ impl Driver<'_> {
                 hints: &|name| {
                     let of_connection = self.offer.get(name);
                     let own = || {
-                        let tool = self.parts.tools.get(name);
+                        let tool = self.engine.tools.get(name);
                         tool.filter(|_| self.policy(name).is_some())
                     };
                     of_connection.or_else(own).map(|tool| tool.hints())
@@ -357,7 +358,7 @@ impl Driver<'_> {
 
     /// Adds an entry to the buffer, and to what this driver knows.
     fn push(&mut self, body: Body) {
-        let id = self.parts.ids.message(self.now());
+        let id = self.engine.ids.message(self.now());
         self.push_as(id, body);
     }
 
@@ -409,8 +410,10 @@ impl Driver<'_> {
             step_deadline: now.plus_ms(self.step_ms_max),
             now,
         };
-        let committed = match persist(self.parts, || self.parts.store.commit_step(step.clone()))
-            .await
+        let committed = match retry_while_unavailable(self.engine, || {
+            self.engine.store.commit_step(step.clone())
+        })
+        .await
         {
             Err(StoreError::Fenced) => return Err(DriveError::Fenced(self.late(&step.entries))),
             answer => answer?,
@@ -430,7 +433,7 @@ impl Driver<'_> {
         }
         self.ledger.position = self.known;
         if !committed.goes_on && matches!(step.end, StepEnd::Complete { .. } | StepEnd::Fail(_)) {
-            self.parts
+            self.engine
                 .connections
                 .end_drive(self.run.id, self.claim, true);
         }
@@ -477,17 +480,17 @@ impl Driver<'_> {
             workspace,
             failures: self.ledger.failures,
             read_to: self.known,
-            clock: &self.parts.clock,
-            ids: &self.parts.ids,
-            store: &self.parts.store,
-            deltas: &self.parts.deltas,
+            clock: &self.engine.clock,
+            ids: &self.engine.ids,
+            store: &self.engine.store,
+            deltas: &self.engine.deltas,
             team: self.run.team,
-            parsers: &self.parts.parsers,
+            parsers: &self.engine.parsers,
         };
         let ended = tokio::select! {
             biased;
             // First: a run that was stopped while the last step was committed asks no model any more.
-            () = self.fence.fenced() => Err(true),
+            () = self.revocation.revoked() => Err(true),
             turn = self.session.turn(&context) => Ok(turn),
             () = self.cancel.cancelled() => Err(false),
         };
@@ -568,7 +571,7 @@ impl Driver<'_> {
     fn make(&mut self, action: Move, made: Made, read_to: u64) -> Option<StepEnd> {
         let now = self.now();
         let Made { mark, id, .. } = made;
-        let id = id.unwrap_or_else(|| self.parts.ids.message(now));
+        let id = id.unwrap_or_else(|| self.engine.ids.message(now));
         match action {
             Move::Say { text } => self.push_as(
                 id,
@@ -584,7 +587,7 @@ impl Driver<'_> {
                 arguments,
             } => {
                 let id = id.unwrap_or_else(|| {
-                    format!("call_{}", self.parts.ids.message(now).as_uuid().simple())
+                    format!("call_{}", self.engine.ids.message(now).as_uuid().simple())
                 });
                 let call = ToolCall {
                     id,
@@ -604,7 +607,7 @@ impl Driver<'_> {
             Move::Ask(draft) => {
                 let defaults = self.build.human_requests;
                 let draft = draft.or_defaults(defaults.expires_in_ms, defaults.on_expire);
-                let request = HumanRequest::new(self.parts.ids.human_request(now), draft, now);
+                let request = HumanRequest::new(self.engine.ids.human_request(now), draft, now);
                 self.push(Body::HumanRequest {
                     request: request.clone(),
                     mark,
@@ -642,7 +645,7 @@ impl Driver<'_> {
             return workspace.clone();
         }
         let id = self.sandbox.clone().unwrap_or_else(|| {
-            let id = self.parts.ids.sandbox(self.now());
+            let id = self.engine.ids.sandbox(self.now());
             self.buffer.sandbox = Some(id.clone());
             self.sandbox = Some(id.clone());
             id
@@ -651,7 +654,7 @@ impl Driver<'_> {
             team: self.run.team,
             bytes: self.sandbox_bytes,
         };
-        let workspace = Workspace::new(self.parts.sandboxes.clone(), id, charged);
+        let workspace = Workspace::new(self.engine.sandboxes.clone(), id, charged);
         self.workspace = Some(workspace.clone());
         workspace
     }
@@ -667,9 +670,9 @@ impl Driver<'_> {
             run: self.run.id,
             call_id: call.id.clone(),
             workspace,
-            parsers: self.parts.parsers.of(self.run.team),
+            parsers: self.engine.parsers.of(self.run.team),
             cancel: self.cancel.child_token(),
-            draining: self.parts.draining.clone(),
+            draining: self.engine.draining.clone(),
         }
     }
 
@@ -678,7 +681,7 @@ impl Driver<'_> {
     }
 
     /// Carries calls out: their intents are on disk first, where they change something.
-    async fn carry_out(&mut self, calls: Vec<ToolCall>) -> Result<bool, DriveError> {
+    async fn execute_calls(&mut self, calls: Vec<ToolCall>) -> Result<bool, DriveError> {
         let contexts: Vec<ToolContext> = calls.iter().map(|call| self.context(call)).collect();
         let (Some(first), Some(context)) = (calls.first(), contexts.first()) else {
             return Ok(true);
@@ -707,30 +710,30 @@ impl Driver<'_> {
             .await?;
         }
         // The run was stopped while that was committed, and the stop was answered: what has not begun does not begin.
-        if self.fence.fenced().now_or_never().is_some() {
+        if self.revocation.revoked().now_or_never().is_some() {
             let not_run = "not_run: the run was taken from its driver before the call began";
             let ids = calls.iter().map(|call| call.id.clone());
             let late = ids.map(|id| (id, Outcome::Error(not_run.to_owned())));
             let late = if reads { Vec::new() } else { late.collect() };
             return Err(DriveError::Fenced(late.into()));
         }
-        let acts = calls.iter().zip(&contexts).zip(&filled.arguments).map(
+        let executions = calls.iter().zip(&contexts).zip(&filled.arguments).map(
             |((call, context), arguments)| {
                 let tool = self.tool(&call.name).cloned();
                 let secrets = filled.secrets.as_deref();
-                let clock = &self.parts.clock;
-                act(clock, call, context, arguments.clone(), tool, secrets)
+                let clock = &self.engine.clock;
+                call_tool(clock, call, context, arguments.clone(), tool, secrets)
             },
         );
-        let act = join_all(acts);
-        tokio::pin!(act);
-        let acted = tokio::select! {
+        let in_progress = join_all(executions);
+        tokio::pin!(in_progress);
+        let results = tokio::select! {
             biased;
-            acted = &mut act => acted,
-            () = self.fence.fenced() => {
+            results = &mut in_progress => results,
+            () = self.revocation.revoked() => {
                 contexts.iter().for_each(|c| c.cancel.cancel());
                 // What was begun is seen to its end: its outcome is kept, and the sandbox is given back only then.
-                let outcomes = act.await.into_iter().map(Acted::into_outcome);
+                let outcomes = in_progress.await.into_iter().map(CallResult::into_outcome);
                 let ids = calls.iter().map(|call| call.id.clone());
                 let late = if reads { Vec::new() } else { ids.zip(outcomes).collect() };
                 // What a connection's server was told to leave off may have taken effect all the same.
@@ -739,7 +742,7 @@ impl Driver<'_> {
                 return Err(DriveError::Fenced(late.into()));
             }
         };
-        self.record(calls.iter().cloned().zip(acted)).await
+        self.record(calls.iter().cloned().zip(results)).await
     }
 
     /// The run was taken away before these entries were on disk: what became of calls that had begun.

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use errand_core::error_chain::{chain, is_exhausted};
+use errand_core::error_chain::{error_chain, is_exhausted};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -29,7 +29,7 @@ tokio::task_local! {
 /// Reports an error of the current call if the error is a shortage. The call must not have changed anything. Returns
 /// whether it was reported.
 pub(crate) fn note(error: &(dyn Error + 'static)) -> bool {
-    is_exhausted(error) && note_anyway(&chain(error))
+    is_exhausted(error) && note_anyway(&error_chain(error))
 }
 
 /// Reports a shortage without looking at an error.

@@ -1,7 +1,8 @@
-//! What follows a drive: a run that its driver cannot go on with fails, one that was taken away is left in order.
+//! Ends a drive: fails a run whose driver cannot continue, and reports the late outcomes of a run that was taken away.
 //!
-//! Promised: it is tried until it is on disk, or the server ends (then the next start does it). Otherwise a full disk at
-//! the wrong moment would leave a run claimed by nobody.
+//! # Guarantees
+//!
+//! The write is retried until it is on disk or the server ends. In the latter case the next start recovers the run.
 
 use std::error::Error as StdError;
 
@@ -10,86 +11,62 @@ use errand_core::run::RunError;
 use errand_store::StoreError;
 use errand_store::model::{Left, ReadyRun};
 
-use crate::dispatch::Parts;
+use crate::context::EngineContext;
 use crate::drive::DriveError;
+use crate::store_retry::retry_while_unavailable;
 
-/// How long before a write is tried again that the disk had no room for.
-const NO_ROOM_PAUSE_MS: u64 = 500;
-
-/// Repeats a write, or a read, that the store cannot take now: nothing of it was done, and later it may go. The last
-/// answer, where the server ends meanwhile.
-pub(crate) async fn persist<T, F>(parts: &Parts, act: impl Fn() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    loop {
-        match act().await {
-            // What is in the way is logged by the store, once.
-            Err(error) if error.is_passing() && !ends(parts) => {
-                tracing::debug!(%error, "the store cannot take a write; trying again");
-                parts.clock.sleep_ms(NO_ROOM_PAUSE_MS).await;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-fn ends(parts: &Parts) -> bool {
-    parts.draining.is_cancelled() || *parts.store.poisoned().borrow()
-}
-
-/// Brings a run whose drive has ended to where it does not need this driver any more.
-pub(crate) async fn conclude(
-    parts: &Parts,
+/// Records how a drive ended, so that the run no longer needs this driver.
+pub(crate) async fn finish_drive(
+    engine: &EngineContext,
     ready: ReadyRun,
     claim: ClaimToken,
     drive: Result<(), DriveError>,
 ) {
-    let concluded = match drive {
+    let finished = match drive {
         Ok(()) => return,
-        Err(DriveError::Fenced(left)) => leave(parts, ready, claim, &left).await,
-        Err(DriveError::Store(error)) if ends(parts) => {
-            tracing::warn!(run.id = %ready.run, error = &error as &dyn StdError, "a drive was cut off; it goes on after the next start");
+        Err(DriveError::Fenced(left)) => leave(engine, ready, claim, &left).await,
+        Err(DriveError::Store(error)) if engine.is_ending() => {
+            tracing::warn!(run.id = %ready.run, error = &error as &dyn StdError, "a drive was cut off; the run continues after the next start");
             return;
         }
-        Err(DriveError::Fails(error)) => fail(parts, ready, claim, error).await,
+        Err(DriveError::Fails(error)) => fail(engine, ready, claim, error).await,
         Err(DriveError::Store(error)) => {
-            tracing::error!(run.id = %ready.run, error = &error as &dyn StdError, "a run cannot be driven");
-            fail(parts, ready, claim, internal()).await
+            tracing::error!(run.id = %ready.run, error = &error as &dyn StdError, "the run cannot continue");
+            fail(engine, ready, claim, internal()).await
         }
-        Err(DriveError::Panicked) => fail(parts, ready, claim, internal()).await,
+        Err(DriveError::Panicked) => fail(engine, ready, claim, internal()).await,
     };
-    if let Err(error) = concluded {
-        tracing::error!(run.id = %ready.run, error = &error as &dyn StdError, "a drive could not be concluded; the next start does it");
+    if let Err(error) = finished {
+        tracing::error!(run.id = %ready.run, error = &error as &dyn StdError, "the end of a drive could not be recorded; the next start recovers the run");
     }
 }
 
 async fn fail(
-    parts: &Parts,
+    engine: &EngineContext,
     ready: ReadyRun,
     claim: ClaimToken,
     error: RunError,
 ) -> Result<(), StoreError> {
-    persist(parts, || {
-        parts
+    retry_while_unavailable(engine, || {
+        engine
             .store
-            .fail_claimed(ready.run, claim, error.clone(), parts.clock.now())
+            .fail_claimed(ready.run, claim, error.clone(), engine.clock.now())
     })
     .await?;
-    // Where the run was taken away before it could fail, its sandbox waits for this driver to leave.
-    leave(parts, ready, claim, &Left::default()).await
+    // If the run was taken away before it could fail, its sandbox stays reserved until this driver reports.
+    leave(engine, ready, claim, &Left::default()).await
 }
 
 async fn leave(
-    parts: &Parts,
+    engine: &EngineContext,
     ready: ReadyRun,
     claim: ClaimToken,
     left: &Left,
 ) -> Result<(), StoreError> {
-    persist(parts, || {
-        parts
+    retry_while_unavailable(engine, || {
+        engine
             .store
-            .leave(ready.run, claim, left.clone(), parts.clock.now())
+            .leave(ready.run, claim, left.clone(), engine.clock.now())
     })
     .await
 }
@@ -97,6 +74,6 @@ async fn leave(
 fn internal() -> RunError {
     RunError::new(
         "internal",
-        "the server could not go on with the run; its log says why. Retry it when that is mended",
+        "the server could not continue the run; its log says why. Retry the run after that is repaired",
     )
 }

@@ -20,7 +20,7 @@ use errand_sandbox::Charged;
 use errand_store::{SandboxFate, StoreError};
 
 use self::bytes::Sweep;
-use crate::dispatch::Parts;
+use crate::context::EngineContext;
 use crate::sandboxes::names_in;
 
 /// How often it looks: expiry is counted in days.
@@ -33,13 +33,13 @@ const LOOK_UP_MAX: usize = 500;
 const YOUNG_MS: u64 = 3_600_000;
 
 /// Works until the server drains. `started`: when this start of the program began, before it took any request.
-pub(crate) async fn run(parts: Parts, started: Timestamp) {
+pub(crate) async fn run(engine: EngineContext, started: Timestamp) {
     let janitor = Janitor {
-        parts,
+        engine,
         started,
         sweep: Sweep::default(),
     };
-    while !janitor.parts.draining.is_cancelled() {
+    while !janitor.engine.draining.is_cancelled() {
         if let Err(error) = janitor.round().await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -47,14 +47,14 @@ pub(crate) async fn run(parts: Parts, started: Timestamp) {
             );
         }
         tokio::select! {
-            () = janitor.parts.clock.sleep_ms(ROUND_MS) => {}
-            () = janitor.parts.draining.cancelled() => {}
+            () = janitor.engine.clock.sleep_ms(ROUND_MS) => {}
+            () = janitor.engine.draining.cancelled() => {}
         }
     }
 }
 
 struct Janitor {
-    parts: Parts,
+    engine: EngineContext,
     started: Timestamp,
     sweep: Sweep,
 }
@@ -80,7 +80,7 @@ struct Moved {
 impl Janitor {
     /// Each part is tried, whatever became of the others; the first failure is told.
     async fn round(&self) -> Result<Moved, RoundError> {
-        let now = self.parts.clock.now();
+        let now = self.engine.clock.now();
         let mut moved = Moved::default();
         let parts = [
             self.expire(now, &mut moved).await,
@@ -103,15 +103,15 @@ impl Janitor {
     async fn expire(&self, now: Timestamp, moved: &mut Moved) -> Result<(), RoundError> {
         let mut failed = Ok(());
         loop {
-            let expired = self.parts.store.expired_sandboxes(now, BATCH).await?;
+            let expired = self.engine.store.expired_sandboxes(now, BATCH).await?;
             let more = expired.len() >= BATCH as usize;
             for id in expired {
                 // Used since it was listed: it stays.
-                let Some(row) = self.parts.store.mark_sandbox_deleted(&id, now).await? else {
+                let Some(row) = self.engine.store.mark_sandbox_deleted(&id, now).await? else {
                     continue;
                 };
                 moved.expired += 1;
-                let sandboxes = self.parts.sandboxes.clone();
+                let sandboxes = self.engine.sandboxes.clone();
                 let charged = Charged {
                     team: row.team,
                     bytes: row.bytes,
@@ -120,7 +120,7 @@ impl Janitor {
                 let discarded = blocking(move || sandboxes.discard(&id, Some(charged), now)).await;
                 failed = failed.and(discarded.map(drop));
             }
-            if !more || self.parts.draining.is_cancelled() {
+            if !more || self.engine.draining.is_cancelled() {
                 return Ok(failed?);
             }
         }
@@ -133,18 +133,18 @@ impl Janitor {
         now: Timestamp,
         moved: &mut Moved,
     ) -> Result<(), RoundError> {
-        let sandboxes = self.parts.sandboxes.clone();
+        let sandboxes = self.engine.sandboxes.clone();
         let ages = self.ages(now).await?;
         let on_disk = blocking(move || sandboxes.list()).await?;
         let mut failed = Ok(());
         for some in on_disk.chunks(LOOK_UP_MAX) {
-            for (id, fate) in self.parts.store.sandbox_fates(some.to_vec()).await? {
+            for (id, fate) in self.engine.store.sandbox_fates(some.to_vec()).await? {
                 let count = match fate {
                     SandboxFate::Kept => continue,
                     SandboxFate::Deleted => &mut moved.deleted,
                     SandboxFate::Unknown => &mut moved.unknown,
                 };
-                let sandboxes = self.parts.sandboxes.clone();
+                let sandboxes = self.engine.sandboxes.clone();
                 let discarded = blocking(move || {
                     let goes = fate == SandboxFate::Deleted
                         || changed_at(&sandboxes.path_of(&id))?
@@ -156,7 +156,7 @@ impl Janitor {
                     Err(error) => failed = failed.and(Err(error)),
                 }
             }
-            if self.parts.draining.is_cancelled() {
+            if self.engine.draining.is_cancelled() {
                 break;
             }
         }
@@ -165,8 +165,8 @@ impl Janitor {
 
     /// Files of writes and uploads that were cut off. Those under way were begun since this start.
     async fn files_left_over(&self, now: Timestamp, moved: &mut Moved) -> Result<(), RoundError> {
-        let (sandboxes, ages) = (self.parts.sandboxes.clone(), self.ages(now).await?);
-        let data_dir = self.parts.store.dir().to_owned();
+        let (sandboxes, ages) = (self.engine.sandboxes.clone(), self.ages(now).await?);
+        let data_dir = self.engine.store.dir().to_owned();
         let (count, failed) = blocking(move || {
             let mut left = sandboxes.list_unfinished()?;
             left.extend(
@@ -196,14 +196,14 @@ impl Janitor {
 
     async fn ages(&self, now: Timestamp) -> Result<Ages, RoundError> {
         Ok(Ages {
-            store: self.parts.store.created_at().await?,
+            store: self.engine.store.created_at().await?,
             start: self.started,
             now,
         })
     }
 
     async fn empty_trash(&self, now: Timestamp) -> Result<(), RoundError> {
-        let (sandboxes, draining) = (self.parts.sandboxes.clone(), self.parts.draining.clone());
+        let (sandboxes, draining) = (self.engine.sandboxes.clone(), self.engine.draining.clone());
         let emptied =
             blocking(move || sandboxes.trash().empty(now, || draining.is_cancelled())).await?;
         if emptied.removed > 0 {
@@ -254,7 +254,7 @@ fn is_unfinished_key(path: &Path) -> bool {
 
 /// Does file work on a thread for that.
 async fn blocking<T: Send + 'static>(
-    act: impl FnOnce() -> io::Result<T> + Send + 'static,
+    operation: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(act)
         .await

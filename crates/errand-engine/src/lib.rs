@@ -17,7 +17,6 @@ pub mod tool;
 pub mod trash;
 pub mod webhook;
 
-mod clock_jump;
 mod dispatch;
 mod drive;
 mod exhausted;
@@ -25,6 +24,8 @@ mod finish_drive;
 mod janitor;
 mod outbox;
 mod secrets;
+mod store_retry;
 mod subprocess;
 
-pub use dispatch::{Engine, EngineOptions, Parts};
+pub use context::EngineContext;
+pub use dispatch::{Engine, EngineOptions};

@@ -13,7 +13,7 @@
 
 mod guard;
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use std::error::Error as StdError;
 use std::time::Duration;
 
@@ -176,7 +176,7 @@ impl Guard {
     pub fn client(&self, bounds: Bounds) -> Result<GuardedClient, ClientError> {
         let http = self.build(bounds, Roots::System, self.resolver()).or_else(|error| {
             tracing::warn!(
-                error = chain(&error),
+                error = error_chain(&error),
                 "no root certificates on this machine: requests to https addresses will fail; install the \
                  package ca-certificates"
             );

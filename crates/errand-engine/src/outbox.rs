@@ -24,9 +24,9 @@ use errand_store::{DeliverySlots, DeliveryTurns, Receiver, StoreError};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::{Parts, at};
+use crate::context::EngineContext;
 use crate::exhausted::patiently;
-use crate::finish_drive::persist;
+use crate::store_retry::retry_while_unavailable;
 use crate::webhook::{Attempt, Verdict, WebhookSecret, send};
 use receivers::{Receivers, Sign};
 
@@ -34,15 +34,15 @@ use receivers::{Receivers, Sign};
 const STORE_PAUSE_MS: u64 = 250;
 
 /// Delivers until the server drains.
-pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) {
+pub(crate) async fn run(engine: EngineContext, places: usize, cancel: CancellationToken) {
     let mut outbox = Outbox {
-        parts: parts.clone(),
+        engine: engine.clone(),
         slots: DeliverySlots::new(places),
         receivers: Receivers::new(places),
         under_way: JoinSet::new(),
         lanes: HashMap::new(),
     };
-    while !parts.draining.is_cancelled() {
+    while !engine.draining.is_cancelled() {
         let moment = match outbox.round().await {
             Ok(moment) => moment,
             Err(error) => {
@@ -50,14 +50,14 @@ pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) 
                     error = &error as &dyn std::error::Error,
                     "the outbox could not be read; trying again"
                 );
-                Some(parts.clock.now().plus_ms(STORE_PAUSE_MS))
+                Some(engine.clock.now().plus_ms(STORE_PAUSE_MS))
             }
         };
         tokio::select! {
             biased;
-            () = parts.store.bell().outbox() => {}
-            () = at(&parts.clock, moment) => {}
-            () = parts.draining.cancelled() => {}
+            () = engine.store.bell().outbox() => {}
+            () = engine.clock.sleep_until_some(moment) => {}
+            () = engine.draining.cancelled() => {}
             Some(ended) = outbox.under_way.join_next_with_id() => match ended {
                 Ok((id, sign)) => outbox.ended(&id, Some(sign)),
                 Err(error) => outbox.ended(&error.id(), None),
@@ -72,7 +72,7 @@ pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) 
 }
 
 struct Outbox {
-    parts: Parts,
+    engine: EngineContext,
     /// Who holds how many of the places.
     slots: DeliverySlots,
     receivers: Receivers,
@@ -83,7 +83,7 @@ struct Outbox {
 impl Outbox {
     /// Begins what is due, and says when the next one is.
     async fn round(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let now = self.parts.clock.now();
+        let now = self.engine.clock.now();
         let mut after = None;
         loop {
             let free = self.slots.free();
@@ -97,7 +97,7 @@ impl Outbox {
                 receivers: self.receivers.known(),
                 after,
             };
-            let found = self.parts.store.due_deliveries(now, free, turns).await?;
+            let found = self.engine.store.due_deliveries(now, free, turns).await?;
             for delivery in found.due {
                 self.begin(delivery);
             }
@@ -106,17 +106,17 @@ impl Outbox {
                 break;
             }
         }
-        self.parts.store.next_delivery_at(now).await
+        self.engine.store.next_delivery_at(now).await
     }
 
     fn begin(&mut self, delivery: DueDelivery) {
         let receiver = (delivery.team, delivery.receiver.clone());
         let lane = delivery.lane();
         self.slots.take(&receiver.0, &receiver.1);
-        let parts = self.parts.clone();
+        let engine = self.engine.clone();
         let handle = self
             .under_way
-            .spawn(async move { attempt(&parts, delivery).await });
+            .spawn(async move { attempt(&engine, delivery).await });
         self.lanes.insert(handle.id(), (lane, receiver));
     }
 
@@ -132,24 +132,24 @@ impl Outbox {
 }
 
 /// One attempt, and its record.
-async fn attempt(parts: &Parts, delivery: DueDelivery) -> Sign {
+async fn attempt(engine: &EngineContext, delivery: DueDelivery) -> Sign {
     let run = delivery.run.map(|run| run.to_string());
     // A server that stops waits for no receiver: what may have arrived is sent again after the next start, under the
     // same id.
-    let made = parts.draining.run_until_cancelled(make(parts, &delivery));
+    let made = engine.draining.run_until_cancelled(make(engine, &delivery));
     let Some(Some((at, made))) = made.await else {
         return Sign::Neither;
     };
     let sign = Sign::of(&made);
     let attempt = delivery.attempts + 1;
-    let now = parts.clock.now();
+    let now = engine.clock.now();
     let end = match made.verdict {
         Verdict::Delivered => DeliveryEnd::Delivered,
         Verdict::Gone => DeliveryEnd::Gone,
         Verdict::Retry => {
             let elapsed_ms = now.ms_since(delivery.begun_at);
             let tried = attempt.saturating_sub(delivery.attempts_before);
-            webhook_retry_delay_ms(tried, elapsed_ms, parts.ids.jitter_permille())
+            webhook_retry_delay_ms(tried, elapsed_ms, engine.ids.jitter_permille())
                 .map_or(DeliveryEnd::Exhausted, |ms| {
                     DeliveryEnd::Again(now.plus_ms(ms))
                 })
@@ -165,8 +165,8 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) -> Sign {
         answer: made.answer,
     };
     // What is not recorded is sent again, so it keeps its place until it is.
-    let recorded = persist(parts, || {
-        parts
+    let recorded = retry_while_unavailable(engine, || {
+        engine
             .store
             .record_attempt(delivery.number, row.clone(), end)
     });
@@ -176,15 +176,15 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) -> Sign {
             error = &error as &dyn std::error::Error,
             "an attempt could not be recorded; it is repeated"
         );
-        parts.clock.sleep_ms(STORE_PAUSE_MS).await;
+        engine.clock.sleep_ms(STORE_PAUSE_MS).await;
     }
     sign
 }
 
 /// Sends it, as soon as this machine has what that takes. When that was, and what came of it. `None`: the server stopped
 /// first, and nothing was sent.
-async fn make(parts: &Parts, delivery: &DueDelivery) -> Option<(Timestamp, Attempt)> {
-    let secret = match secret_of(parts, delivery).await {
+async fn make(engine: &EngineContext, delivery: &DueDelivery) -> Option<(Timestamp, Attempt)> {
+    let secret = match secret_of(engine, delivery).await {
         Ok(secret) => secret,
         Err(SecretError::NotNow(error)) => {
             tracing::debug!(%error, "a delivery is not begun any more: the server stops");
@@ -201,19 +201,19 @@ async fn make(parts: &Parts, delivery: &DueDelivery) -> Option<(Timestamp, Attem
                 verdict: Verdict::Retry,
                 timed_out: false,
             };
-            return Some((parts.clock.now(), attempt));
+            return Some((engine.clock.now(), attempt));
         }
     };
     let id = delivery.id.to_string();
     let body = bytes::Bytes::from(delivery.body.clone());
     let try_to_send = || {
         // Of each try: receivers refuse a signature that is minutes old.
-        let at = parts.clock.now();
-        let (post, at_s) = (parts.post.as_ref(), at.as_seconds());
+        let at = engine.clock.now();
+        let (post, at_s) = (engine.post.as_ref(), at.as_seconds());
         let sent = send(post, &delivery.url, &id, at_s, body.clone(), &secret);
         async move { (at, sent.await) }
     };
-    patiently(&parts.clock, &parts.draining, try_to_send).await
+    patiently(&engine.clock, &engine.draining, try_to_send).await
 }
 
 /// Why a delivery cannot be signed.
@@ -225,12 +225,15 @@ enum SecretError {
 }
 
 /// The team's secret, with those that it replaced a short while ago.
-async fn secret_of(parts: &Parts, delivery: &DueDelivery) -> Result<WebhookSecret, SecretError> {
+async fn secret_of(
+    engine: &EngineContext,
+    delivery: &DueDelivery,
+) -> Result<WebhookSecret, SecretError> {
     let read = || {
-        let now = parts.clock.now();
-        parts.store.signing_secrets(delivery.team, now)
+        let now = engine.clock.now();
+        engine.store.signing_secrets(delivery.team, now)
     };
-    let secrets = match persist(parts, read).await {
+    let secrets = match retry_while_unavailable(engine, read).await {
         Ok(secrets) => secrets,
         Err(error) if error.is_passing() => return Err(SecretError::NotNow(error)),
         Err(error) => return Err(SecretError::Unusable(error.to_string())),

@@ -116,7 +116,7 @@ pub enum ParseError {
 
 impl ParseError {
     /// The errors that a parser reports by its exit code, counted from [`child::FIRST_CODE`].
-    const TOLD: [Self; 8] = [
+    const REPORTED: [Self; 8] = [
         Self::Size,
         Self::Pages,
         Self::Parts,
@@ -247,19 +247,19 @@ async fn parse(parser: Started, bytes: Vec<u8>) -> Result<String, ParseError> {
     }
     match child.wait().await {
         Ok(ended) if ended.success() => String::from_utf8(text).map_err(|_| ParseError::Failed),
-        Ok(ended) => Err(told(ended)),
+        Ok(ended) => Err(error_of_exit(ended)),
         Err(_) => Err(ParseError::Failed),
     }
 }
 
 /// Converts a parser's exit status to an error.
-fn told(ended: ExitStatus) -> ParseError {
+fn error_of_exit(ended: ExitStatus) -> ParseError {
     use std::os::unix::process::ExitStatusExt as _;
     let error = ended
         .code()
         .and_then(|code| usize::try_from(code).ok())
         .and_then(|code| code.checked_sub(usize::from(child::FIRST_CODE)))
-        .and_then(|index| ParseError::TOLD.get(index).copied());
+        .and_then(|index| ParseError::REPORTED.get(index).copied());
     match (error, ended.signal()) {
         (Some(error), _) => error,
         // SIGXCPU at the soft limit of processor time, SIGKILL at the hard limit.

@@ -34,7 +34,7 @@ pub struct Source {
 
 /// What a call came to.
 #[derive(Clone, Debug)]
-pub enum Acted {
+pub enum CallResult {
     /// It has ended.
     Done {
         /// How.
@@ -50,7 +50,7 @@ pub enum Acted {
     Lost,
 }
 
-impl Acted {
+impl CallResult {
     /// It has ended, and what it gave comes from the engine, or from where the tool's name says.
     #[must_use]
     pub fn of(outcome: Outcome) -> Self {
@@ -164,13 +164,13 @@ pub trait Tool: Send + Sync {
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome;
 
     /// Carries the call out, and says where what it gave comes from.
-    async fn act(&self, context: &ToolContext, arguments: Map<String, Value>) -> Acted {
-        Acted::of(self.run(context, arguments).await)
+    async fn call(&self, context: &ToolContext, arguments: Map<String, Value>) -> CallResult {
+        CallResult::of(self.run(context, arguments).await)
     }
 
     /// Gives a person's answer to the server that asked during this call, and goes on waiting for the call.
-    async fn reply(&self, _context: &ToolContext, _resolution: &Resolution) -> Acted {
-        Acted::Lost
+    async fn reply(&self, _context: &ToolContext, _resolution: &Resolution) -> CallResult {
+        CallResult::Lost
     }
 
     /// Looks whether a call was done. Only for tools whose hints say [`errand_core::policy::Settle::LookUp`].

@@ -25,7 +25,7 @@ use sha2::Sha256;
 use tokio::time::Instant;
 use url::Url;
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_core::limits::ANSWER_KEPT_BYTES_MAX;
 
 use crate::exhausted;
@@ -284,7 +284,7 @@ fn shown(answer: &Answer) -> Option<String> {
 fn judge(answer: Result<Answer, RequestError>) -> (Option<u16>, Verdict, Option<String>) {
     let status = match answer {
         Ok(answer) => answer.status,
-        Err(error) => return (None, Verdict::Retry, Some(chain(&error))),
+        Err(error) => return (None, Verdict::Retry, Some(error_chain(&error))),
     };
     let (verdict, error) = if status.is_success() {
         (Verdict::Delivered, None)

@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_core::id::{BootId, RunId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, params};
@@ -214,7 +214,7 @@ fn of_run(
         Ok(stored) => stored,
         Err(StoreError::NotFound) => return Ok(()),
         Err(error) if is_of_a_row(&error) => {
-            found.push(ROW_READS, Some(run), chain(&error));
+            found.push(ROW_READS, Some(run), error_chain(&error));
             return Ok(());
         }
         Err(error) => return Err(error),

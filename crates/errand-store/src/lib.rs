@@ -52,7 +52,7 @@ pub use integrations::connections::{
     ToolSettingsByName,
 };
 pub use integrations::secrets::{Secret, SetSecret};
-pub use notify::{Bell, Fence, Watch};
+pub use notify::{Bell, RevocationListener, Watch};
 pub use repair::{Fork, Forked, Repaired};
 pub use requests::inbox::{AskedFor, FoundRequest, OpenRequest};
 pub use runs::bulk::{RETRIABLE, STOPPABLE};

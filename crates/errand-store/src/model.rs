@@ -20,7 +20,7 @@ use errand_core::wire::RunBody;
 use serde_json::Value;
 
 pub use crate::agents::BuildChange;
-use crate::notify::Fence;
+use crate::notify::RevocationListener;
 pub use crate::runs::claim_order::{Principal, RunSlots};
 pub use crate::sandboxes::Sandbox;
 
@@ -351,7 +351,7 @@ pub struct Claimed {
     /// The token of this claim.
     pub claim: ClaimToken,
     /// Notified when the run is taken from its driver, from the commit of the claim on.
-    pub fence: Fence,
+    pub revocation: RevocationListener,
     /// The run's data for the driver. `None` if the transcript is long; the driver then reads it itself.
     pub run: Option<DrivenRun>,
 }

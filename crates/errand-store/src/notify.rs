@@ -31,7 +31,7 @@ struct Watched {
 
 /// Tells a driver that its run was taken from it (by a stop or a limit). Created by the claim, and registered by the
 /// writer in commit order: it receives a stop that comes right after the claim, but none from before.
-pub struct Fence {
+pub struct RevocationListener {
     run: RunId,
     bell: Bell,
     notify: Arc<tokio::sync::Notify>,
@@ -95,8 +95,8 @@ impl Bell {
     }
 
     /// Creates a listener for the fencing of a run. It receives nothing until [`Bell::listen`] has registered it.
-    pub(crate) fn fence(&self, run: RunId) -> Fence {
-        Fence {
+    pub(crate) fn revocation_listener(&self, run: RunId) -> RevocationListener {
+        RevocationListener {
             run,
             bell: self.clone(),
             notify: Arc::new(tokio::sync::Notify::new()),
@@ -170,19 +170,19 @@ impl Watch {
     }
 }
 
-impl Fence {
+impl RevocationListener {
     /// The listener to register with [`Bell::listen`].
     pub(crate) fn ear(&self) -> Arc<tokio::sync::Notify> {
         Arc::clone(&self.notify)
     }
 
     /// Waits until the run was taken from its driver.
-    pub async fn fenced(&self) {
+    pub async fn revoked(&self) {
         self.notify.notified().await;
     }
 }
 
-impl Drop for Fence {
+impl Drop for RevocationListener {
     fn drop(&mut self) {
         let mut driven = self
             .bell

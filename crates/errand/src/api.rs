@@ -56,7 +56,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use bytes::Bytes;
 use errand_core::id::{ApiKeyId, IdGen, TeamId};
 use errand_core::role::Permission;
-use errand_engine::Parts;
+use errand_engine::EngineContext;
 use errand_engine::clock::Clock;
 use errand_engine::connect::Connections;
 use errand_engine::deltas::Deltas;
@@ -188,7 +188,7 @@ struct Limits {
 impl AppState {
     /// `upload_key` signs upload URLs. It must be the same after a restart.
     #[must_use]
-    pub fn new(parts: Parts, upload_key: [u8; 32], settings: ApiSettings) -> Self {
+    pub fn new(context: EngineContext, upload_key: [u8; 32], settings: ApiSettings) -> Self {
         let limits = Limits {
             by_key: Limiter::new(settings.requests_per_minute),
             by_address: Limiter::new(settings.failed_auth_per_minute),
@@ -196,7 +196,7 @@ impl AppState {
             streams: Slots::default(),
         };
         let (document, document_page) = (OnceLock::new(), OnceLock::new());
-        let Parts {
+        let EngineContext {
             store,
             ids,
             clock,
@@ -208,7 +208,7 @@ impl AppState {
             connections,
             draining,
             post: _,
-        } = parts;
+        } = context;
         Self(Arc::new(Inner {
             store,
             ids,

@@ -26,7 +26,7 @@ use errand_engine::progress::Progress;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
 use errand_engine::tool::fetch::{self, FetchUrl};
-use errand_engine::{Engine, EngineOptions, Parts};
+use errand_engine::{Engine, EngineContext, EngineOptions};
 use errand_sandbox::{Changes, RoomLimits};
 use errand_store::data_dir::{self, DataDirError, Making};
 use errand_store::seal::MasterKey;
@@ -216,7 +216,7 @@ impl App {
         let progress = Progress::default();
         let connections = crate::connections::of(&config, &store, &clock, &progress, exec);
         let changes = sandboxes.changes().clone();
-        let parts = Parts {
+        let context = EngineContext {
             connections,
             store: store.clone(),
             clock: clock.clone(),
@@ -229,7 +229,7 @@ impl App {
             post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
         };
-        let (engine, recovered) = Engine::start(parts.clone(), engine_options(&config))
+        let (engine, recovered) = Engine::start(context.clone(), engine_options(&config))
             .await
             .context("the engine cannot start")?;
         if recovered.runs > 0 {
@@ -241,7 +241,7 @@ impl App {
                 MetricsServer::start(listener, Metrics::new(store.clone(), clock, places))
             })
             .transpose()?;
-        let state = AppState::new(parts, upload_key, ApiSettings::of(&config, &url));
+        let state = AppState::new(context, upload_key, ApiSettings::of(&config, &url));
         let router = api::router(state.clone()).merge(crate::web::router(&state));
         front.ready(router.clone());
         let poisoned = store.poisoned();

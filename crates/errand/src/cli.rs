@@ -52,7 +52,7 @@ use errand_core::warning::Warning;
 
 use crate::client::Client;
 use crate::config::{self as settings, Config, Flags};
-use out::{Out, Style, printable};
+use out::{Out, Style, display};
 
 /// Base URL of the API, unless `ERRAND_URL` or `--url` sets another.
 const URL_DEFAULT: &str = "http://127.0.0.1:8700";
@@ -261,7 +261,7 @@ fn warn(with: &CommandContext, warnings: &[Warning]) -> Result<()> {
     for warning in warnings {
         let text = format!("{}: {}", warning.path, warning.message);
         let label = with.out.paint_note(Style::Yellow, "warning:");
-        with.out.note(&format!("{label} {}", printable(&text)))?;
+        with.out.note(&format!("{label} {}", display(&text)))?;
     }
     Ok(())
 }

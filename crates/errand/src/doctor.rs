@@ -19,7 +19,7 @@ mod system;
 
 use std::path::Path;
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_engine::sandboxes::Sandboxes;
@@ -122,7 +122,7 @@ impl Check {
         }
         Self::problem(
             check,
-            format!("this could not be checked: {}", chain(error)),
+            format!("this could not be checked: {}", error_chain(error)),
             "see the server's log and check the disk; `errand doctor` can be repeated",
         )
     }

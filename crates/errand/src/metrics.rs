@@ -24,7 +24,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum_server::Handle;
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
@@ -278,7 +278,7 @@ async fn answer(State(metrics): State<Arc<Metrics>>) -> Response {
                 error = &error as &dyn std::error::Error,
                 "the metrics could not be read"
             );
-            let text = format!("the metrics cannot be read now: {}\n", chain(&error));
+            let text = format!("the metrics cannot be read now: {}\n", error_chain(&error));
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }

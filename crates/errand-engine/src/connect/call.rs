@@ -22,7 +22,7 @@ use url::Url;
 use super::form::Form;
 use super::handler::{Asked, UnderWay};
 use super::{Connections, Session, Slot, locked, why};
-use crate::tool::{Acted, Source, Tool, ToolContext};
+use crate::tool::{CallResult, Source, Tool, ToolContext};
 use errand_core::connection::ProbedTool;
 
 /// Maximum size of a result, the same as for other tools.
@@ -65,8 +65,8 @@ impl Session {
     /// Cancels a call at the server. A server that does not even read the cancellation is disconnected, and a program
     /// is killed: otherwise the run's slot and sandbox, and the shutdown, would wait for it.
     async fn call_off(&self, handle: RequestHandle<RoleClient>, why: &str) {
-        let told = handle.cancel(Some(why.to_owned()));
-        match tokio::time::timeout(CALL_OFF_TIME_MAX, told).await {
+        let canceled = handle.cancel(Some(why.to_owned()));
+        match tokio::time::timeout(CALL_OFF_TIME_MAX, canceled).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => tracing::debug!("a call could not be cancelled at its server"),
             Err(_) => {
@@ -102,8 +102,8 @@ impl ConnectionTool {
         }
     }
 
-    fn done(&self, outcome: Outcome, notes: Vec<Body>) -> Acted {
-        Acted::Done {
+    fn done(&self, outcome: Outcome, notes: Vec<Body>) -> CallResult {
+        CallResult::Done {
             outcome,
             source: Some(self.source()),
             notes,
@@ -115,8 +115,8 @@ impl ConnectionTool {
         format!("unavailable: the connection {name}: {why}")
     }
 
-    fn refused(&self, error: impl Into<String>) -> Acted {
-        Acted::of(Outcome::Error(error.into()))
+    fn refused(&self, error: impl Into<String>) -> CallResult {
+        CallResult::of(Outcome::Error(error.into()))
     }
 
     /// Compares the server's current tools with the probed ones. The error means that this tool was changed or removed.
@@ -184,7 +184,7 @@ impl ConnectionTool {
         mut handle: RequestHandle<RoleClient>,
         under_way: UnderWay,
         (context, notes): (&ToolContext, Vec<Body>),
-    ) -> Acted {
+    ) -> CallResult {
         let time_ms = u64::try_from(self.connections.call_time.as_millis()).unwrap_or(u64::MAX);
         let ends = self.connections.clock.now().plus_ms(time_ms);
         loop {
@@ -207,7 +207,7 @@ impl ConnectionTool {
                             let parked = Parked { handle, under_way, reply, form };
                             locked(&session.parked).insert(context.call_id.clone(), parked);
                             self.watch(context, session);
-                            return Acted::Asks(Box::new(draft));
+                            return CallResult::Asks(Box::new(draft));
                         }
                         None => continue,
                     }
@@ -246,7 +246,7 @@ impl ConnectionTool {
                         );
                         return self.done(Outcome::Error(error), notes);
                     }
-                    Acted::Lost
+                    CallResult::Lost
                 }
             };
         }
@@ -359,10 +359,10 @@ impl Tool for ConnectionTool {
     }
 
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
-        self.act(context, arguments).await.into_outcome()
+        self.call(context, arguments).await.into_outcome()
     }
 
-    async fn act(&self, context: &ToolContext, arguments: Map<String, Value>) -> Acted {
+    async fn call(&self, context: &ToolContext, arguments: Map<String, Value>) -> CallResult {
         let opened = tokio::select! {
             opened = self.connections.session(context.run, &self.connection) => opened,
             () = context.cancel.cancelled() => return self.refused("not_run: the run was taken from its driver before the call was sent"),
@@ -408,14 +408,14 @@ impl Tool for ConnectionTool {
             .await
     }
 
-    async fn reply(&self, context: &ToolContext, resolution: &Resolution) -> Acted {
+    async fn reply(&self, context: &ToolContext, resolution: &Resolution) -> CallResult {
         let slot = self.connections.slot(context.run, self.connection.id);
         let session = slot.session.lock().await.clone();
         let parked = session
             .as_ref()
             .and_then(|session| locked(&session.parked).remove(&context.call_id));
         let (Some(session), Some(parked)) = (session, parked) else {
-            return Acted::Lost;
+            return CallResult::Lost;
         };
         let answer = match parked.form.answer(resolution) {
             Some(content) => ElicitResult::new(ElicitationAction::Accept).with_content(content),

@@ -228,7 +228,7 @@ impl Connections {
         let client = self
             .guard
             .client(BOUNDS)
-            .map_err(|error| errand_core::error_chain::chain(&error))?;
+            .map_err(|error| errand_core::error_chain::error_chain(&error))?;
         let client: Arc<dyn OAuthHttpClient> = Arc::new(Guarded(client));
         // A query that contains a secret is left out: the authorization server must not see it.
         let place = match url.split_once('?') {

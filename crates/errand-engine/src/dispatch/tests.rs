@@ -18,7 +18,7 @@ const OPTIONS: EngineOptions = EngineOptions {
 };
 
 struct World {
-    parts: Parts,
+    engine: EngineContext,
     engine: Engine,
     team: TeamId,
     owner: UserId,
@@ -60,7 +60,7 @@ impl World {
             })
             .await
             .unwrap();
-        let parts = Parts {
+        let engine = EngineContext {
             connections: Connections::none(store.clone(), clock.clone()),
             store,
             clock,
@@ -73,9 +73,9 @@ impl World {
             post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
             draining: CancellationToken::new(),
         };
-        let (engine, _) = Engine::start(parts.clone(), OPTIONS).await.unwrap();
+        let (engine, _) = Engine::start(engine.clone(), OPTIONS).await.unwrap();
         Self {
-            parts,
+            engine,
             engine,
             team,
             owner,
@@ -84,11 +84,11 @@ impl World {
     }
 
     async fn run(&self, steps: Value) -> RunId {
-        let now = self.parts.clock.now();
+        let now = self.engine.clock.now();
         let (agent, build, run) = (
-            self.parts.ids.agent(now),
-            self.parts.ids.build(now),
-            self.parts.ids.run(now),
+            self.engine.ids.agent(now),
+            self.engine.ids.build(now),
+            self.engine.ids.run(now),
         );
         let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
         let build = NewBuild {
@@ -108,7 +108,7 @@ impl World {
             created_by: self.owner,
             now,
         };
-        self.parts
+        self.engine
             .store
             .create_agent(new, Once::not_recorded())
             .await
@@ -122,14 +122,14 @@ impl World {
             webhook_url: None,
             human_request_webhook_url: None,
             untrusted: false,
-            message: Some((self.parts.ids.message(now), "hello".to_owned())),
+            message: Some((self.engine.ids.message(now), "hello".to_owned())),
             by: self.owner.into(),
             sandbox_ttl_ms: 1_000_000,
             api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
             now,
         };
-        self.parts
+        self.engine
             .store
             .start_run(start, Once::not_recorded())
             .await
@@ -140,9 +140,9 @@ impl World {
     async fn settled(&self, run: RunId) -> RunView {
         let settled = async {
             while self
-                .parts
+                .engine
                 .store
-                .busy(self.parts.clock.now())
+                .busy(self.engine.clock.now())
                 .await
                 .unwrap()
                 .is_some()
@@ -154,13 +154,18 @@ impl World {
             .await
             .is_err()
         {
-            let busy = self.parts.store.busy(self.parts.clock.now()).await.unwrap();
+            let busy = self
+                .engine
+                .store
+                .busy(self.engine.clock.now())
+                .await
+                .unwrap();
             panic!(
                 "not settled: {busy:?} {:#?}",
-                self.parts.store.run(self.team, run).await.unwrap()
+                self.engine.store.run(self.team, run).await.unwrap()
             );
         }
-        self.parts.store.run(self.team, run).await.unwrap()
+        self.engine.store.run(self.team, run).await.unwrap()
     }
 }
 
@@ -179,11 +184,11 @@ async fn a_playbook_runs_on_a_real_store() {
     let view = world.settled(run).await;
     assert_eq!(view.run.status, Status::Running, "{view:#?}");
     assert_eq!(view.run.waiting_on.unwrap().kind, "timer");
-    world.parts.clock.advance(Duration::from_secs(3600));
+    world.engine.clock.advance(Duration::from_secs(3600));
     let view = world.settled(run).await;
     assert_eq!(view.run.status, Status::Completed, "{view:#?}");
     let messages = world
-        .parts
+        .engine
         .store
         .messages(
             world.team,
@@ -212,17 +217,17 @@ async fn what_is_due_is_claimed_whatever_brought_the_round() {
         .await;
     world.settled(run).await;
     world.engine.shut_down(Duration::from_secs(5)).await;
-    let (mut parts, cancel) = (world.parts, CancellationToken::new());
-    parts.draining = CancellationToken::new();
-    let now = parts.clock.now();
-    let mut dispatcher = Dispatcher::new(&parts, &cancel, OPTIONS, None, now);
+    let (mut engine, cancel) = (world.engine, CancellationToken::new());
+    engine.draining = CancellationToken::new();
+    let now = engine.clock.now();
+    let mut dispatcher = Dispatcher::new(&engine, &cancel, OPTIONS, None, now);
     dispatcher.round().await.unwrap();
     assert_eq!(dispatcher.drives.len(), 0);
     assert!(!dispatcher.more && dispatcher.moment.is_some());
-    parts.clock.advance(Duration::from_secs(3600));
+    engine.clock.advance(Duration::from_secs(3600));
     dispatcher.round().await.unwrap();
     assert_eq!(dispatcher.drives.len(), 1);
     dispatcher.drives.join_next().await.unwrap().unwrap();
-    let view = parts.store.run(world.team, run).await.unwrap();
+    let view = engine.store.run(world.team, run).await.unwrap();
     assert_eq!(view.run.status, Status::Completed, "{view:#?}");
 }

@@ -16,10 +16,10 @@ use serde_json::{Map, Value, json};
 use super::{DriveError, Driver, broke_off, result_of};
 use crate::clock::Clock;
 use crate::exhausted::patiently;
-use crate::finish_drive::persist;
 use crate::model::network::OwnProviders;
 use crate::secrets::Secrets;
-use crate::tool::{Acted, LookedUp, Source, Tool, ToolContext, assignment};
+use crate::store_retry::retry_while_unavailable;
+use crate::tool::{CallResult, LookedUp, Source, Tool, ToolContext, assignment};
 
 /// Calls as they go out.
 pub(super) struct Filled {
@@ -32,7 +32,7 @@ pub(super) struct Filled {
 impl Driver<'_> {
     /// A tool of the run: one of this program, or of a connection.
     pub(super) fn tool(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.offer.get(name).or_else(|| self.parts.tools.get(name))
+        self.offer.get(name).or_else(|| self.engine.tools.get(name))
     }
 
     /// The arguments of calls as they go out: with secrets in place of their marks, where the tool may have them.
@@ -48,7 +48,7 @@ impl Driver<'_> {
                 secrets: None,
             };
         }
-        let opened = Secrets::of(&self.parts.store, self.run.team).await;
+        let opened = Secrets::of(&self.engine.store, self.run.team).await;
         let arguments = calls.iter().map(|call| match &opened {
             _ if !takes(call) => Ok(call.arguments.clone()),
             Ok(secrets) => secrets.fill_arguments(&call.arguments, &self.build.reach.secrets),
@@ -66,15 +66,15 @@ impl Driver<'_> {
     /// Records what calls came to. False where this driver does not go on: a person is asked.
     pub(super) async fn record(
         &mut self,
-        acted: impl IntoIterator<Item = (ToolCall, Acted)>,
+        results: impl IntoIterator<Item = (ToolCall, CallResult)>,
     ) -> Result<bool, DriveError> {
         let mut asks: Option<RequestDraft> = None;
-        for (call, acted) in acted {
-            match acted {
+        for (call, result) in results {
+            match result {
                 // The server stops, and the tool broke off: the call stays open, and is settled after the next start.
-                Acted::Done { outcome, .. }
+                CallResult::Done { outcome, .. }
                     if self.cancel.is_cancelled() && broke_off(&outcome) => {}
-                Acted::Done {
+                CallResult::Done {
                     outcome,
                     source,
                     notes,
@@ -91,10 +91,10 @@ impl Driver<'_> {
                     }
                     self.push(result_of(&call, outcome));
                 }
-                Acted::Lost => self.push(Body::Lost {
+                CallResult::Lost => self.push(Body::Lost {
                     call_id: call.id.clone(),
                 }),
-                Acted::Asks(draft) => {
+                CallResult::Asks(draft) => {
                     asks.get_or_insert(*draft);
                 }
             }
@@ -104,7 +104,7 @@ impl Driver<'_> {
         };
         let (defaults, now) = (self.build.human_requests, self.now());
         let draft = draft.or_defaults(defaults.expires_in_ms, defaults.on_expire);
-        let request = HumanRequest::new(self.parts.ids.human_request(now), draft, now);
+        let request = HumanRequest::new(self.engine.ids.human_request(now), draft, now);
         self.push(Body::HumanRequest {
             request: request.clone(),
             mark: None,
@@ -134,7 +134,7 @@ impl Driver<'_> {
             && tool.hints().settle == Settle::LookUp
         {
             self.commit_sandbox().await?;
-            let clock = &self.parts.clock;
+            let clock = &self.engine.clock;
             let looked = patiently(clock, &context.cancel, || {
                 tool.evidence(context, &call.arguments)
             });
@@ -183,7 +183,7 @@ impl Driver<'_> {
             .and_then(|(_, evidence)| evidence.as_ref());
         let found = match self.tool(&open.call.name) {
             Some(tool) => {
-                let looked = patiently(&self.parts.clock, &context.cancel, || {
+                let looked = patiently(&self.engine.clock, &context.cancel, || {
                     tool.look_up(&context, &open.call.arguments, evidence)
                 });
                 let Some(found) = looked.await else {
@@ -218,18 +218,18 @@ impl Driver<'_> {
                 return Ok(true);
             }
         };
-        let (models, now) = (self.parts.models.clone(), self.now());
-        let read = || OwnProviders::of(&self.parts.store, self.run.team);
-        let own = persist(self.parts, read).await?;
+        let (models, now) = (self.engine.models.clone(), self.now());
+        let read = || OwnProviders::of(&self.engine.store, self.run.team);
+        let own = retry_while_unavailable(self.engine, read).await?;
         // As for a start from outside.
         let runnable = Runnable(Arc::new(move |build| models.check(build, &own)));
         let message = arguments.message.filter(|text| !text.is_empty());
         let start = StartChild {
             call_id: call.id.clone(),
-            id: self.parts.ids.run(now),
+            id: self.engine.ids.run(now),
             assignment: arguments.assignment,
             allowed: self.build.reach.assignments.clone(),
-            message: message.map(|text| (self.parts.ids.message(now), text)),
+            message: message.map(|text| (self.engine.ids.message(now), text)),
             content: self.ledger.content.handed_on(self.run.id),
             policies: self.offer.policies(),
             left: budget::left(&self.build.limits, self.used(), &self.ledger),
@@ -265,64 +265,64 @@ impl Driver<'_> {
         let call = open.call.clone();
         let context = self.context(&call);
         let filled = self.fill(std::slice::from_ref(&call)).await;
-        let acted = match self.tool(&call.name).cloned() {
-            None => Acted::Lost,
+        let result = match self.tool(&call.name).cloned() {
+            None => CallResult::Lost,
             Some(tool) => {
                 let answer = tool.reply(&context, resolution);
                 tokio::pin!(answer);
-                let acted = tokio::select! {
+                let result = tokio::select! {
                     biased;
-                    acted = &mut answer => acted,
-                    () = self.fence.fenced() => {
+                    result = &mut answer => result,
+                    () = self.revocation.revoked() => {
                         context.cancel.cancel();
                         let late = vec![(call.id.clone(), answer.await.into_outcome())];
                         return Err(DriveError::Fenced(known(late).into()));
                     }
                 };
-                masked(acted, filled.secrets.as_deref())
+                masked(result, filled.secrets.as_deref())
             }
         };
-        self.record([(call, acted)]).await
+        self.record([(call, result)]).await
     }
 }
 
 /// Carries one call out. What comes back of a tool that secrets go to is masked here, whatever it is.
-pub(super) async fn act(
+pub(super) async fn call_tool(
     clock: &Clock,
     call: &ToolCall,
     context: &ToolContext,
     arguments: Result<Map<String, Value>, String>,
     tool: Option<Arc<dyn Tool>>,
     secrets: Option<&Secrets>,
-) -> Acted {
+) -> CallResult {
     let arguments = match arguments {
         Ok(arguments) => arguments,
-        Err(error) => return Acted::of(Outcome::Error(error)),
+        Err(error) => return CallResult::of(Outcome::Error(error)),
     };
     let Some(tool) = tool else {
         let error = format!("unknown_tool: there is no tool {:?}", call.name);
-        return Acted::of(Outcome::Error(error));
+        return CallResult::of(Outcome::Error(error));
     };
     let called = patiently(clock, &context.cancel, || {
-        tool.act(context, arguments.clone())
+        tool.call(context, arguments.clone())
     });
-    let Some(acted) = called.await else {
+    let Some(result) = called.await else {
         let error = "not_run: the server had run out of open files or memory, and the call was given up while it waited; nothing was done";
-        return Acted::of(Outcome::Error(error.to_owned()));
+        return CallResult::of(Outcome::Error(error.to_owned()));
     };
-    masked(acted, secrets.filter(|_| tool.takes_secrets()))
+    masked(result, secrets.filter(|_| tool.takes_secrets()))
 }
 
-fn masked(acted: Acted, secrets: Option<&Secrets>) -> Acted {
-    match (acted, secrets) {
+fn masked(result: CallResult, secrets: Option<&Secrets>) -> CallResult {
+    match (result, secrets) {
         (
-            Acted::Done {
+            CallResult::Done {
                 outcome,
                 source,
                 notes,
             },
             Some(secrets),
-        ) => Acted::Done {
+        ) => CallResult::Done {
             outcome: secrets.mask_outcome(outcome),
             source: source.map(|source| Source {
                 from: secrets.mask(&source.from),
@@ -330,7 +330,7 @@ fn masked(acted: Acted, secrets: Option<&Secrets>) -> Acted {
             }),
             notes,
         },
-        (acted, _) => acted,
+        (result, _) => result,
     }
 }
 

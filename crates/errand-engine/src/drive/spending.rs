@@ -8,8 +8,8 @@ use errand_core::transcript::{AttemptOutcome, Body, ModelCall, NewEntry};
 use errand_store::model::Usage;
 
 use super::{DriveError, Driver};
-use crate::finish_drive::persist;
 use crate::model::network::price_unknown;
+use crate::store_retry::retry_while_unavailable;
 
 impl Driver<'_> {
     /// Whether the limits of build and team leave room for a step.
@@ -33,8 +33,8 @@ impl Driver<'_> {
         let is_blind = asks_network && !self.session.is_priced();
         let team = if asks_network {
             let (team, now) = (self.run.team, self.now());
-            let read = || self.parts.store.team_month(team, now);
-            let mut month = persist(self.parts, read).await?;
+            let read = || self.engine.store.team_month(team, now);
+            let mut month = retry_while_unavailable(self.engine, read).await?;
             // What the last turn cost is on its way to the disk.
             month.spent_usd += self.buffer.usage.cost_usd;
             // The limit was set, or the price taken away, after the run was started.

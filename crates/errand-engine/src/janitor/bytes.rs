@@ -46,11 +46,11 @@ impl Sweep {
 
 impl Janitor {
     pub(super) async fn count_bytes(&self) -> Result<(), RoundError> {
-        if !self.parts.sandboxes.are_counted() {
+        if !self.engine.sandboxes.are_counted() {
             return Ok(());
         }
         let swept = self.sweep().await;
-        let sandboxes = self.parts.sandboxes.clone();
+        let sandboxes = self.engine.sandboxes.clone();
         let measured = blocking(move || sandboxes.measure_changed().map_err(of_file)).await;
         // The measured sandboxes are recorded even if others could not be measured.
         self.record().await?;
@@ -65,10 +65,10 @@ impl Janitor {
             Swept::To(id) => Some(id),
             Swept::All => return Ok(()),
         };
-        let store = &self.parts.store;
+        let store = &self.engine.store;
         let rows = store.recorded_sandboxes(after.clone(), SWEPT_MAX).await?;
         let is_last = rows.len() < SWEPT_MAX as usize;
-        let (sandboxes, draining) = (self.parts.sandboxes.clone(), self.parts.draining.clone());
+        let (sandboxes, draining) = (self.engine.sandboxes.clone(), self.engine.draining.clone());
         let (swept, failed) = blocking(move || {
             let (mut swept, mut failed) = (after.map_or(Swept::Nothing, Swept::To), Ok(()));
             let mut names = 0;
@@ -94,10 +94,15 @@ impl Janitor {
     }
 
     async fn record(&self) -> Result<(), RoundError> {
-        let unrecorded = self.parts.sandboxes.unrecorded();
+        let unrecorded = self.engine.sandboxes.unrecorded();
         for some in unrecorded.chunks(RECORDS_MAX) {
-            for (id, bytes) in self.parts.store.record_sandbox_bytes(some.to_vec()).await? {
-                self.parts.sandboxes.has_recorded(&id, bytes);
+            for (id, bytes) in self
+                .engine
+                .store
+                .record_sandbox_bytes(some.to_vec())
+                .await?
+            {
+                self.engine.sandboxes.has_recorded(&id, bytes);
             }
         }
         Ok(())

@@ -66,7 +66,7 @@ impl World {
             now,
         };
         store.create_team(new).await.unwrap();
-        let parts = Parts {
+        let engine = EngineContext {
             connections: Connections::none(store.clone(), clock.clone()),
             store,
             clock,
@@ -80,22 +80,22 @@ impl World {
             draining: CancellationToken::new(),
         };
         let janitor = Janitor {
-            parts,
+            engine,
             started: now,
             sweep: Sweep::default(),
         };
         Self { janitor, team, dir }
     }
 
-    fn parts(&self) -> &Parts {
-        &self.janitor.parts
+    fn engine(&self) -> &EngineContext {
+        &self.janitor.engine
     }
 
     /// A sandbox with a row and a file, for `ttl_ms`.
     async fn sandbox(&self, ttl_ms: u64) -> SandboxId {
-        let now = self.parts().clock.now();
-        let id = self.parts().ids.sandbox(now);
-        self.parts()
+        let now = self.engine().clock.now();
+        let id = self.engine().ids.sandbox(now);
+        self.engine()
             .store
             .create_sandbox(
                 self.team,
@@ -112,14 +112,14 @@ impl World {
 
     /// A directory of a sandbox that the store has never heard of.
     fn stranger(&self) -> SandboxId {
-        let id = self.parts().ids.sandbox(self.parts().clock.now());
+        let id = self.engine().ids.sandbox(self.engine().clock.now());
         self.fill(&id);
         id
     }
 
     fn fill(&self, id: &SandboxId) {
         let path = errand_core::path::SandboxPath::parse("dir/file").unwrap();
-        let root = self.parts().sandboxes.root(id, self.charged()).unwrap();
+        let root = self.engine().sandboxes.root(id, self.charged()).unwrap();
         root.write(&path, b"mine").unwrap();
     }
 
@@ -131,18 +131,18 @@ impl World {
     }
 
     fn is_there(&self, id: &SandboxId) -> bool {
-        self.parts().sandboxes.path_of(id).exists()
+        self.engine().sandboxes.path_of(id).exists()
     }
 
     /// Sets when a thing was last modified, from now on.
     fn age(&self, path: &Path, age: Duration) {
-        let now = u64::try_from(self.parts().clock.now().as_millis()).unwrap();
+        let now = u64::try_from(self.engine().clock.now().as_millis()).unwrap();
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now) - age;
         File::open(path).unwrap().set_modified(at).unwrap();
     }
 
     fn unfinished(&self, name: &str, age: Duration) -> std::path::PathBuf {
-        let path = self.parts().sandboxes.unfinished().unwrap().join(name);
+        let path = self.engine().sandboxes.unfinished().unwrap().join(name);
         fs::write(&path, "half").unwrap();
         self.age(&path, age);
         path
@@ -164,12 +164,12 @@ impl World {
     }
 
     fn advance_ms(&self, ms: u64) {
-        self.parts().clock.advance(Duration::from_millis(ms));
+        self.engine().clock.advance(Duration::from_millis(ms));
     }
 
     /// As after another start.
     fn start_again(&mut self) {
-        self.janitor.started = self.parts().clock.now();
+        self.janitor.started = self.engine().clock.now();
     }
 }
 
@@ -244,8 +244,8 @@ async fn a_round_that_a_crash_cut_short_is_finished_by_a_later_one() {
     let mut world = World::start().await;
     let id = world.sandbox(1000).await;
     world.advance_ms(1000);
-    let now = world.parts().clock.now();
-    let marked = world.parts().store.mark_sandbox_deleted(&id, now).await;
+    let now = world.engine().clock.now();
+    let marked = world.engine().store.mark_sandbox_deleted(&id, now).await;
     assert_eq!(marked.unwrap().unwrap().id, id);
     // Crash. Its directory was changed a moment ago, and yet it goes: its row says that nothing will use it.
     world.start_again();
@@ -259,7 +259,7 @@ async fn a_round_that_a_crash_cut_short_is_finished_by_a_later_one() {
     world.start_again();
     world.round().await;
     assert!(world.trash().is_empty());
-    assert!(world.parts().sandboxes.list().unwrap().is_empty());
+    assert!(world.engine().sandboxes.list().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -267,13 +267,13 @@ async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
     let mut world = World::start().await;
     let known = world.sandbox(10 * DAY_MS).await;
     let (old, young, ours) = (world.stranger(), world.stranger(), world.stranger());
-    let path = |id: &SandboxId| world.parts().sandboxes.path_of(id);
+    let path = |id: &SandboxId| world.engine().sandboxes.path_of(id);
     world.age(&path(&known), 9 * HOUR);
     world.age(&path(&old), HOUR);
     world.age(&path(&young), HOUR - Duration::from_millis(1));
     world.age(&path(&ours), Duration::ZERO);
     // Neither is what somebody else put there.
-    let other = world.parts().sandboxes.dir().join("lost+found");
+    let other = world.engine().sandboxes.dir().join("lost+found");
     fs::create_dir(&other).unwrap();
     world.age(&other, 9 * HOUR);
     assert_eq!(world.round().await.unknown, 1);
@@ -289,7 +289,7 @@ async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
     assert!(world.is_there(&known) && other.exists());
     assert_eq!(
         world
-            .parts()
+            .engine()
             .sandboxes
             .root(&known, world.charged())
             .unwrap()
@@ -305,7 +305,7 @@ async fn what_is_older_than_the_store_was_left_by_another_one_and_stays() {
     let hour_ms = 3_600_000;
     let mut world = World::of_age(2 * hour_ms).await;
     let (before, since) = (world.stranger(), world.stranger());
-    let path = |id: &SandboxId| world.parts().sandboxes.path_of(id);
+    let path = |id: &SandboxId| world.engine().sandboxes.path_of(id);
     world.age(&path(&before), 3 * HOUR);
     world.age(&path(&since), HOUR);
     let unfinished = world.unfinished(".errand-tmp-7-1", 3 * HOUR);
@@ -357,8 +357,8 @@ async fn one_thing_that_cannot_be_moved_holds_up_nothing_else() {
     let failed = world.janitor.round().await.unwrap_err();
     assert!(matches!(failed, RoundError::Disk(_)), "{failed}");
     assert!(world.is_there(&id), "it is where it was");
-    let now = world.parts().clock.now();
-    let row = world.parts().store.sandbox(world.team, &id, now).await;
+    let now = world.engine().clock.now();
+    let row = world.engine().store.sandbox(world.team, &id, now).await;
     assert!(row.is_err(), "and yet it is no sandbox any more");
     fs::remove_file(world.dir.path().join("trash")).unwrap();
     assert_eq!(world.round().await.deleted, 1);

@@ -161,7 +161,7 @@ async fn errors_contain_only_the_host_of_the_address() {
         "{unknown:?}"
     );
     for error in [refused, unknown] {
-        let all = format!("{} {error:?}", chain(&error));
+        let all = format!("{} {error:?}", error_chain(&error));
         assert!(all.contains("example.com"), "{all}");
         assert!(
             !all.contains("token") && !all.contains("path") && !all.contains("pw"),

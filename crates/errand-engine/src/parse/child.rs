@@ -11,7 +11,7 @@ use super::{Kind, ParseError, text_of};
 
 /// The hidden command that makes this program a parser.
 pub(super) const PARSER_ARGUMENT: &str = "__parse";
-/// The exit code of the first of [`ParseError::TOLD`]. It differs from the codes that a failing program returns by
+/// The exit code of the first of [`ParseError::REPORTED`]. It differs from the codes that a failing program returns by
 /// itself.
 pub(super) const FIRST_CODE: u8 = 10;
 /// The exit code of a parser that could not start or has panicked.
@@ -42,7 +42,9 @@ pub fn run_parser<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<
     let code = match kind.map(work) {
         Some(Ok(Ok(()))) => return Some(ExitCode::SUCCESS),
         Some(Ok(Err(error))) => {
-            let index = ParseError::TOLD.iter().position(|told| *told == error);
+            let index = ParseError::REPORTED
+                .iter()
+                .position(|reported| *reported == error);
             index
                 .and_then(|index| u8::try_from(index).ok())
                 .map_or(FAILED, |index| FIRST_CODE + index)

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_core::path::{SandboxPath, WORKSPACE};
 use errand_core::policy::Hints;
 use errand_core::transcript::Outcome;
@@ -107,7 +107,7 @@ impl RunCommand {
         let command = command_of(arguments)?;
         let exec = match &self.exec {
             Ok(exec) => exec,
-            Err(why) => return Err(format!("unavailable: {}", told(why))),
+            Err(why) => return Err(format!("unavailable: {}", unavailable_message(why))),
         };
         let not_run =
             "not_run: the run was stopped, or the server is shutting down: nothing was done";
@@ -189,7 +189,7 @@ impl RunCommand {
     }
 }
 
-fn told(why: &Unavailable) -> String {
+fn unavailable_message(why: &Unavailable) -> String {
     format!(
         "{NAME} is off: {}; to enable it, {}",
         why.reason, why.remedy
@@ -249,7 +249,7 @@ async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, String>
         Ok(Ok(root)) => Ok(root),
         Ok(Err((what, error))) => {
             note(&error);
-            Err(format!("{what}: {}", chain(&error)))
+            Err(format!("{what}: {}", error_chain(&error)))
         }
         Err(_) => Err("internal: the server failed; nothing was done".to_owned()),
     }
@@ -269,10 +269,10 @@ async fn begin_change(root: &Root) -> Option<Change> {
 fn failed(context: &ToolContext, error: &ExecError) -> String {
     // If descriptors or memory ran out, the call is repeated later. This is safe, because the command was not started.
     if note(error) || error.says_exhausted() && note_anyway(&error.to_string()) {
-        return format!("unavailable: {}; nothing was done", chain(error));
+        return format!("unavailable: {}; nothing was done", error_chain(error));
     }
-    tracing::error!(run.id = %context.run, cause = chain(error), "a command could not be isolated");
-    format!("unavailable: {}; nothing was done", chain(error))
+    tracing::error!(run.id = %context.run, cause = error_chain(error), "a command could not be isolated");
+    format!("unavailable: {}; nothing was done", error_chain(error))
 }
 
 fn outcome(finished: &Finished, context: &ToolContext, limits: Limits) -> Result<Value, String> {
@@ -362,7 +362,7 @@ impl Tool for RunCommand {
     }
 
     fn unavailable(&self) -> Option<String> {
-        self.exec.as_ref().err().map(told)
+        self.exec.as_ref().err().map(unavailable_message)
     }
 
     fn schema(&self) -> Value {

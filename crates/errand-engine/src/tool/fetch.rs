@@ -32,7 +32,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::files::arguments::{hints_of, read, schema_of};
-use super::{Acted, Source, Tool, ToolContext};
+use super::{CallResult, Source, Tool, ToolContext};
 use crate::net::{Answer, Bounds, GuardedClient, RequestError};
 use crate::parse::{self, ParseError, TeamParsers};
 
@@ -118,13 +118,13 @@ impl Tool for FetchUrl {
     }
 
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
-        self.act(context, arguments).await.into_outcome()
+        self.call(context, arguments).await.into_outcome()
     }
 
-    async fn act(&self, context: &ToolContext, arguments: Map<String, Value>) -> Acted {
+    async fn call(&self, context: &ToolContext, arguments: Map<String, Value>) -> CallResult {
         let (url, headers) = match request_of(&arguments) {
             Ok(request) => request,
-            Err(error) => return Acted::of(Outcome::Error(error)),
+            Err(error) => return CallResult::of(Outcome::Error(error)),
         };
         let asked = shown(&url);
         let at = Mutex::new(url.clone());
@@ -135,7 +135,7 @@ impl Tool for FetchUrl {
         };
         let got = tokio::select! {
             got = tokio::time::timeout(self.time_max, all) => got,
-            () = context.cancel.cancelled() => return Acted::of(Outcome::Error("interrupted: the call was cancelled before the page arrived".to_owned())),
+            () = context.cancel.cancelled() => return CallResult::of(Outcome::Error("interrupted: the call was cancelled before the page arrived".to_owned())),
         };
         let outcome = match got {
             Ok(Ok(page)) => Outcome::Result(page),
@@ -153,7 +153,7 @@ impl Tool for FetchUrl {
         } else {
             format!("{from} (redirected from {asked})")
         };
-        Acted::Done {
+        CallResult::Done {
             notes: Vec::new(),
             outcome,
             // Errors are untrusted too: a server controls its certificate's names and its redirect addresses.
@@ -293,7 +293,7 @@ fn explain(error: RequestError) -> String {
         }
         RequestError::Send { .. } => "unreachable",
     };
-    format!("{word}: {}", errand_core::error_chain::chain(&error))
+    format!("{word}: {}", errand_core::error_chain::error_chain(&error))
 }
 
 async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, String> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_core::path::SandboxPath;
 use tempfile::TempDir;
 
@@ -80,8 +80,8 @@ pub(super) async fn probe(mut inner: Inner) -> Result<Inner, Unavailable> {
 
 /// Runs one probe. The error is its message.
 async fn try_once(inner: &Inner, workspace: &Path) -> Result<(), String> {
-    let describe = |error: &ExecError| chain(error);
-    let root = Root::open(workspace).map_err(|error| chain(&error))?;
+    let describe = |error: &ExecError| error_chain(error);
+    let root = Root::open(workspace).map_err(|error| error_chain(&error))?;
     let shell: ShellParts = inner.shell(&root).await.map_err(|error| describe(&error))?;
     let command = Command {
         script: SCRIPT.to_owned(),

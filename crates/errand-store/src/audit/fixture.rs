@@ -23,7 +23,7 @@ use crate::model::{
     AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, Principal, ReadyRun, Respond,
     Runnable, StartRun, StepCommit, StepEnd, Usage,
 };
-use crate::notify::Fence;
+use crate::notify::RevocationListener;
 use crate::runs::row::{RunRow, row_of};
 use crate::webhooks::deliveries::DeliveryTurns;
 use crate::webhooks::subscriptions::NewWebhook;
@@ -180,11 +180,11 @@ impl Runs {
     }
 
     pub(crate) async fn claim(&self, run: RunId) -> ClaimToken {
-        self.claim_heard(run).await.0
+        self.claim_with_listener(run).await.0
     }
 
     /// Claims a run as a working driver, which is notified when the run is taken away.
-    pub(crate) async fn claim_heard(&self, run: RunId) -> (ClaimToken, Fence) {
+    pub(crate) async fn claim_with_listener(&self, run: RunId) -> (ClaimToken, RevocationListener) {
         let (claim, team) = (self.f.ids.claim_token(self.now), self.f.team);
         let ready = ReadyRun {
             team,
@@ -193,7 +193,7 @@ impl Runs {
         };
         let claimed = self.f.store.claim_one(ready, claim, self.now).await;
         let claimed = claimed.unwrap().expect("a run that can be claimed");
-        (claim, claimed.fence)
+        (claim, claimed.revocation)
     }
 
     pub(crate) async fn step(
@@ -330,15 +330,15 @@ impl Runs {
     }
 
     /// Like [`Runs::at_work`], with the driver's notification.
-    pub(crate) async fn driven(&self) -> (RunId, ClaimToken, Fence) {
+    pub(crate) async fn driven(&self) -> (RunId, ClaimToken, RevocationListener) {
         let sandbox = self.sandbox().await;
         let run = self.start(Some(&sandbox)).await;
-        let (claim, fence) = self.claim_heard(run).await;
+        let (claim, revocation) = self.claim_with_listener(run).await;
         let bodies = vec![call("c1", "read_file"), call("c2", "run_command")];
         self.step(run, claim, bodies, going()).await;
         let bodies = vec![result("c1", "read_file"), intent("c2", claim)];
         self.step(run, claim, bodies, going()).await;
-        (run, claim, fence)
+        (run, claim, revocation)
     }
 
     /// A run that waits for a timer.
@@ -502,8 +502,8 @@ impl Runs {
 }
 
 /// Whether the driver was notified that its run was taken away.
-pub(crate) fn hears(fence: &Fence) -> bool {
-    pin!(fence.fenced())
+pub(crate) fn is_revoked(listener: &RevocationListener) -> bool {
+    pin!(listener.revoked())
         .poll(&mut Context::from_waker(Waker::noop()))
         .is_ready()
 }

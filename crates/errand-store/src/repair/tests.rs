@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::*;
 use crate::audit::AuditScope;
-use crate::audit::fixture::{Runs, call, ending, going, hears, intent, result};
+use crate::audit::fixture::{Runs, call, ending, going, intent, is_revoked, result};
 use crate::db::types::Blob;
 use crate::model::{StepCommit, StepEnd, Usage};
 use crate::runs::queries::entries_from;
@@ -113,27 +113,27 @@ fn a_damaged_run_goes_on_or_ends_and_holds_each_invariant() {
 async fn a_driver_hears_a_stop_that_comes_right_after_its_claim_and_none_from_before() {
     let runs = Runs::new().await;
     let run = runs.start(None).await;
-    let (_, first) = runs.claim_heard(run).await;
+    let (_, first) = runs.claim_with_listener(run).await;
     // Nothing was received yet.
     runs.stop(run).await;
-    assert!(hears(&first));
+    assert!(is_revoked(&first));
 
     runs.message(run).await;
-    let (_, second) = runs.claim_heard(run).await;
-    assert!(!hears(&second));
+    let (_, second) = runs.claim_with_listener(run).await;
+    assert!(!is_revoked(&second));
     drop(first);
     runs.stop(run).await;
-    assert!(hears(&second));
+    assert!(is_revoked(&second));
 }
 
 #[tokio::test]
 async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     let runs = Runs::new().await;
-    let (run, claim, fence) = runs.driven().await;
+    let (run, claim, revocation) = runs.driven().await;
     let repaired = runs.f.store.repair_resume(run, runs.now).await.unwrap();
     assert!(repaired.was_taken_away);
     assert_eq!(repaired.waits_for.as_deref(), Some("sandbox"));
-    fence.fenced().await;
+    revocation.revoked().await;
     assert_eq!(runs.findings(run).await, []);
     let late = StepCommit {
         run,
@@ -158,7 +158,7 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
         .leave(run, claim, outcome, runs.now)
         .await
         .unwrap();
-    drop(fence);
+    drop(revocation);
     assert_eq!(runs.row(run).await.waiting_kind.as_deref(), Some("place"));
     // The call is in doubt under the next claim: its intent is there, but no result.
     let next = runs.claim(run).await;

@@ -427,7 +427,7 @@ pub(crate) fn take(
     Ok(Some(Claimed {
         ready,
         claim: token,
-        fence: tx.fence(ready.run),
+        revocation: tx.revocation_listener(ready.run),
         run,
     }))
 }

@@ -11,7 +11,7 @@ use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
-use errand_engine::{Engine, EngineOptions, Parts};
+use errand_engine::{Engine, EngineContext, EngineOptions};
 use errand_store::model::{NewAgent, NewBuild};
 use errand_store::seal::MasterKey;
 use errand_store::{DirLock, NewTeam, NewUser, NewWebhook, Once, OpenOptions, Store, Trial};
@@ -88,7 +88,7 @@ impl Program {
         let lock = acquire_lock(dir).await?;
         let store = Store::open_on_trial(open, lock, trial).map_err(|e| e.to_string())?;
         let draining = CancellationToken::new();
-        let parts = Parts {
+        let context = EngineContext {
             connections: Connections::none(store.clone(), world.clock.clone()),
             store: store.clone(),
             clock: world.clock.clone(),
@@ -101,7 +101,7 @@ impl Program {
             post: Arc::new(SimNetwork(Arc::clone(world))),
             draining: draining.clone(),
         };
-        let (engine, recovered) = Engine::start(parts, options)
+        let (engine, recovered) = Engine::start(context, options)
             .await
             .map_err(|e| e.to_string())?;
         world.note(&format!("started: {recovered:?}"));

@@ -151,7 +151,7 @@ async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
             };
             match executed? {
                 Ok(answer) => Reply::Ok(answer),
-                Err(error) => Reply::Error(errand_core::error_chain::chain(&error)),
+                Err(error) => Reply::Error(errand_core::error_chain::error_chain(&error)),
             }
         }
     };

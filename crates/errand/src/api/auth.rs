@@ -30,7 +30,7 @@ use super::request::OfTeam;
 use super::slots::Holder;
 use super::{Access, AppState, Route, is_api, is_public, query};
 use crate::secret_key::ApiKeySecret;
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -204,7 +204,7 @@ fn limited_address(address: IpAddr) -> IpAddr {
 async fn note_use(app: &AppState, key: ApiKeyId, now: Timestamp) {
     if let Err(error) = app.store.touch_key(key, now).await {
         tracing::warn!(
-            error = chain(&error),
+            error = error_chain(&error),
             "the use of a key could not be recorded"
         );
     }

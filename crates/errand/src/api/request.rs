@@ -7,7 +7,7 @@
 //! - The source of an error is logged once, here.
 //! - A 500 contains the request id and no internal detail. A panic becomes a 500.
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use std::any::Any;
 use std::time::Instant;
 
@@ -150,7 +150,7 @@ impl About {
         if let Some(reported) = response.extensions().get::<Reported>()
             && let Some(source) = &reported.source
         {
-            let error = chain(source.as_ref());
+            let error = error_chain(source.as_ref());
             if reported.code == ErrorCode::Unavailable {
                 // A temporary condition such as a full disk, not a defect of the program.
                 tracing::warn!(
@@ -238,7 +238,7 @@ mod tests {
             source: inner,
         };
         assert_eq!(
-            chain(&outer),
+            error_chain(&outer),
             "the server could not read /workspace: no such disk"
         );
     }

@@ -96,7 +96,7 @@ impl Fixture {
         set(&mut settings);
         let clock = Clock::manual(now);
         let post = Guard::webhooks(false).client(Bounds::WEBHOOK);
-        let parts = Parts {
+        let context = EngineContext {
             connections: Connections::none(store.clone(), clock.clone()),
             store,
             ids,
@@ -109,7 +109,7 @@ impl Fixture {
             post: Arc::new(post.unwrap()),
             draining: CancellationToken::new(),
         };
-        let app = AppState::new(parts, [9; 32], settings);
+        let app = AppState::new(context, [9; 32], settings);
         let boom = Router::new().route(
             "/boom",
             get(async || -> &'static str { panic!("on purpose") }),

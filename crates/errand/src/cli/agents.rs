@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use errand_core::id::AgentId;
 
-use super::out::printable;
+use super::out::display;
 use super::{CommandContext, RemoteServer, assignment, warn};
 use crate::client::{AgentReply, Client, Reply};
 
@@ -120,7 +120,7 @@ fn show(with: &CommandContext, reply: &Reply<AgentReply>) -> Result<()> {
     out.table(&["agent", ""], rows)?;
     if let Some(build) = build {
         out.line("")?;
-        out.line(&printable(&serde_json::to_string_pretty(&build.config)?))?;
+        out.line(&display(&serde_json::to_string_pretty(&build.config)?))?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::agents::{Paging, id_of, note_more};
-use super::out::printable;
+use super::out::display;
 use super::{CommandContext, RemoteServer, assignment, warn};
 
 #[derive(Debug, Subcommand)]
@@ -131,7 +131,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&build.text)?);
             }
-            out.line(&printable(&serde_json::to_string_pretty(
+            out.line(&display(&serde_json::to_string_pretty(
                 &build.value.build.config,
             )?))?;
         }

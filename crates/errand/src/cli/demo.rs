@@ -16,7 +16,7 @@ use futures::TryStreamExt as _;
 use serde_json::json;
 
 use super::follow::{Follow, FollowEvent, check_completed};
-use super::out::{Out, Style, printable};
+use super::out::{Out, Style, display};
 use super::{CommandContext, assignment, terminal};
 use crate::client::Client;
 use receiver::Receiver;
@@ -145,7 +145,7 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
         "{} result file {REPORT_PATH}\n",
         out.paint(Style::Green, "✓")
     ))?;
-    for line in printable(&report).trim_end().lines() {
+    for line in display(&report).trim_end().lines() {
         say(format!("  {} {line}", out.paint(Style::Dim, "│")).trim_end())?;
     }
     let took_ms = run

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_store::data_dir::{DataDirError, damage, expect_store};
 use errand_store::{Schema, Store};
 use serde_json::json;
@@ -36,7 +36,7 @@ pub(super) async fn run(args: &Args, with: &CommandContext) -> Result<()> {
         }
         Err(error) => vec![Check::problem(
             "settings",
-            chain(error.as_ref()),
+            error_chain(error.as_ref()),
             "correct them; `errand config` lists all settings",
         )],
     };
@@ -68,7 +68,7 @@ async fn of_data(config: &Config) -> Vec<Check> {
     if let Err(error) = expect_store(dir) {
         let mut checks = vec![Check::problem(
             "store",
-            chain(&error),
+            error_chain(&error),
             "follow the advice in the message; `errand doctor` must use the data directory that the server was started with",
         )];
         checks.extend(machine(dir).await);
@@ -100,7 +100,7 @@ async fn of_data(config: &Config) -> Vec<Check> {
             "run `errand doctor` again",
         ),
         Err(error) => {
-            let said = chain(&error);
+            let said = error_chain(&error);
             match DataDirError::of_opening(dir, error) {
                 DataDirError::Damaged { .. } => Check::damaged("store", &said),
                 _ => Check::problem("store", said, "make sure that the file is readable"),
@@ -123,7 +123,7 @@ fn not_reached(dir: &Path, error: &ReachError) -> Check {
         Some(found) => Check::damaged("database file", &found),
         None => Check::problem(
             "store",
-            chain(error),
+            error_chain(error),
             "follow the advice in the message; if a server uses the directory, see its log",
         ),
     }
@@ -177,7 +177,7 @@ fn print(checks: &[Check], with: &CommandContext) -> Result<()> {
             Style::Yellow
         };
         let what = out.paint_note(style, &format!("{}:", check.check));
-        out.note(&format!("{what} {}", super::out::printable(advice)))?;
+        out.note(&format!("{what} {}", super::out::display(advice)))?;
     }
     Ok(())
 }

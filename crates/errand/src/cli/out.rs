@@ -2,10 +2,10 @@
 //!
 //! Guarantees: results go to standard output, everything else to standard error. Colors appear only on a terminal, and
 //! only if `NO_COLOR` is not set. Foreign text can neither control the terminal nor look different from what it is
-//! ([`printable`]). With `--json`, standard output contains nothing but JSON.
+//! ([`display`]). With `--json`, standard output contains nothing but JSON.
 
-pub use errand_core::display::printable;
-use errand_core::error_chain::chain;
+pub use errand_core::display::display;
+use errand_core::error_chain::error_chain;
 use std::error::Error;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
@@ -219,7 +219,7 @@ impl Out {
         for row in rows {
             let cells: Vec<String> = row
                 .into_iter()
-                .map(|cell| printable(&cell).replace('\n', " "))
+                .map(|cell| display(&cell).replace('\n', " "))
                 .collect();
             for (holds, cell) in holds_ids.iter_mut().zip(&cells) {
                 *holds |= is_id(cell);
@@ -254,7 +254,7 @@ impl Out {
         let text = format!(
             "{} {}",
             self.paint_note(Style::Red, "error:"),
-            printable(&chain(error))
+            display(&error_chain(error))
         );
         // There is nowhere left to report it.
         drop(self.note(&text));

@@ -372,7 +372,7 @@ fn show(reply: &RunReply, out: &Out) -> Result<()> {
     out.table(&["run", ""], rows)?;
     if let Some(request) = &reply.pending_human_request {
         out.line("")?;
-        out.line(&super::out::printable(&question(request)))?;
+        out.line(&super::out::display(&question(request)))?;
         out.note(&follow::answer_hint(&run.id.to_string(), request))?;
     }
     Ok(())

@@ -259,7 +259,7 @@ fn progress(out: &Out, name: &str, length: Option<u64>) -> ProgressBar {
     if let Ok(style) = style {
         bar.set_style(style.progress_chars("━━ "));
     }
-    bar.set_message(super::out::printable(name));
+    bar.set_message(super::out::display(name));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

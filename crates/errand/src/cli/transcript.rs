@@ -1,6 +1,6 @@
 //! Formats a transcript for people: one or a few lines per message.
 //!
-//! All content may be foreign (files, tools, models), so all of it goes through [`printable`]. Long texts of tools are
+//! All content may be foreign (files, tools, models), so all of it goes through [`display`]. Long texts of tools are
 //! truncated. Messages of people, requests, and the call that an approval permits are not.
 
 use errand_core::display::one_line;
@@ -9,7 +9,7 @@ use errand_core::time::Timestamp;
 use errand_core::wire::{MessageBody, PendingRequestBody, RunBody, ToolCallBody};
 use serde_json::Value;
 
-use super::out::{Out, Style, printable};
+use super::out::{Out, Style, display};
 
 /// Maximum length in characters of an argument or a result on one line.
 const CUT_CHARS: usize = 96;
@@ -124,7 +124,7 @@ impl<'o> Transcript<'o> {
             Some(time) => format!("{}  {} ", self.out.paint(Style::Dim, &time), paint(mark)),
             None => format!("{} ", paint(mark)),
         };
-        for (index, line) in printable(text).trim_end().lines().enumerate() {
+        for (index, line) in display(text).trim_end().lines().enumerate() {
             if index > 0 {
                 shown.push('\n');
                 shown.push_str(&indent);

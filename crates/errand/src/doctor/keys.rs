@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_store::seal::MasterKey;
 use errand_store::{SealedKeys, Store};
 
@@ -49,7 +49,7 @@ fn judge_file(file: PathBuf, current: &str) -> Option<Check> {
         )),
         Err(error) => Some(Check::problem(
             CHECK,
-            chain(&error),
+            error_chain(&error),
             "fix this before the next start, which needs the file",
         )),
     }

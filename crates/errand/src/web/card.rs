@@ -15,7 +15,7 @@ pub(super) mod full_text;
 
 use std::collections::HashMap;
 
-use errand_core::display::{Layout, one_line, printable};
+use errand_core::display::{Layout, display, one_line};
 use errand_core::human::{Ask, HumanRequest, Origin, Question, Resolution, TITLE_CHARS_MAX};
 use errand_core::id::RunId;
 use errand_core::role::Permission;
@@ -345,7 +345,7 @@ fn description_block(
             Voice::Server if request.quote.is_some() => (ours()),
             Voice::Server => (theirs()),
             Voice::Model | Voice::Playbook if description.len() > MARKDOWN_BYTES_MAX => (theirs()),
-            Voice::Model | Voice::Playbook => blockquote.quoted dir="auto" aria-label=(voice.quoted()) { (text::markdown(&printable(description))) },
+            Voice::Model | Voice::Playbook => blockquote.quoted dir="auto" aria-label=(voice.quoted()) { (text::markdown(&display(description))) },
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::evaluate::{Misfit, TeamEvaluators, first_misfit};
 /// Upper bound of (schema nodes × argument values) for a check on the async thread: a few milliseconds.
 const CHECKS_HERE_MAX: usize = 200_000;
 /// Maximum number of characters of arguments, or of a validation error, that are repeated to the model.
-const TOLD_CHARS_MAX: usize = 300;
+const MESSAGE_CHARS_MAX: usize = 300;
 
 /// The tools of a run, with lazily built validators.
 pub(super) struct Toolbox {
@@ -99,7 +99,7 @@ impl Toolbox {
                     "unusable_schema: the tool was not called, since its server gives a schema that cannot be checked ({why}); its maker must change it"
                 )),
                 _ => match evaluators().misfit(schema, &given).await {
-                    Ok(misfit) => misfit.map(|misfit| told(&misfit)),
+                    Ok(misfit) => misfit.map(|misfit| misfit_message(&misfit)),
                     Err(error) => Some(format!(
                         "invalid_arguments: they could not be checked against the tool's schema: {error}; the tool was not called"
                     )),
@@ -125,7 +125,7 @@ impl Toolbox {
             return None;
         };
         let given = Value::Object(without_nulls(arguments, schema));
-        first_misfit(validator, &given).map(|misfit| told(&misfit))
+        first_misfit(validator, &given).map(|misfit| misfit_message(&misfit))
     }
 }
 
@@ -141,7 +141,7 @@ fn is_here(check: &Check, given: &Value) -> bool {
     }
 }
 
-fn told(misfit: &Misfit) -> String {
+fn misfit_message(misfit: &Misfit) -> String {
     let field = misfit.place.trim_start_matches('/').replace('/', ".");
     let field = if field.is_empty() {
         String::new()
@@ -149,11 +149,11 @@ fn told(misfit: &Misfit) -> String {
         format!("`{field}`: ")
     };
     // The validator's message repeats the value, which may be a whole file.
-    let mut told: String = misfit.message.chars().take(TOLD_CHARS_MAX).collect();
-    if told.chars().count() == TOLD_CHARS_MAX {
-        told.push('…');
+    let mut message: String = misfit.message.chars().take(MESSAGE_CHARS_MAX).collect();
+    if message.chars().count() == MESSAGE_CHARS_MAX {
+        message.push('…');
     }
-    format!("invalid_arguments: {field}{told}")
+    format!("invalid_arguments: {field}{message}")
 }
 
 /// Removes optional arguments that are `null`: some models send `null` for an absent argument.
@@ -186,11 +186,11 @@ fn object(
         Err(_) if cut => "your answer reached its maximum length and was cut off within them; do the same in smaller parts".to_owned(),
         Err(error) => format!("they are not JSON ({error})"),
     };
-    let mut told: String = text.chars().take(TOLD_CHARS_MAX).collect();
-    if told.len() < text.len() {
-        told.push('…');
+    let mut start: String = text.chars().take(MESSAGE_CHARS_MAX).collect();
+    if start.len() < text.len() {
+        start.push('…');
     }
-    let kept = Map::from_iter([("unreadable_arguments".to_owned(), json!(told))]);
+    let kept = Map::from_iter([("unreadable_arguments".to_owned(), json!(start))]);
     Err((
         kept,
         format!("invalid_arguments: the arguments cannot be read: {why}"),

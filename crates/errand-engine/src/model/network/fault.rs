@@ -7,7 +7,7 @@
 //! - The error that fails a run says what happened and what to do, and contains no key.
 
 use errand_core::config::ModelName;
-use errand_core::error_chain::{chain, is_exhausted};
+use errand_core::error_chain::{error_chain, is_exhausted};
 use errand_core::time::Timestamp;
 use genai::Error;
 use http::{HeaderMap, StatusCode};
@@ -17,7 +17,7 @@ use super::super::ModelError;
 use crate::net::Blocked;
 
 /// Maximum number of characters of a provider's message that we repeat.
-const TOLD_CHARS_MAX: usize = 300;
+const MESSAGE_CHARS_MAX: usize = 300;
 
 /// The reason why a call produced no answer.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ pub(super) fn of_library(error: &Error, name: &ModelName, now: Timestamp) -> Fau
             code: "model_bad_request",
             message: format!(
                 "the request to {name} cannot be built: {}",
-                short(&chain(other))
+                short(&error_chain(other))
             ),
         }),
     }
@@ -107,8 +107,8 @@ fn of_status(
     now: Timestamp,
 ) -> Fault {
     let parsed: Value = serde_json::from_str(body).unwrap_or(Value::Null);
-    let told = told(&parsed);
-    let said = told
+    let message = provider_message(&parsed);
+    let said = message
         .as_deref()
         .map_or_else(String::new, |t| format!(": {t}"));
     let provider = &name.provider;
@@ -159,7 +159,7 @@ fn of_event(body: &Value, name: &ModelName) -> Fault {
         .iter()
         .find_map(|key| error.get(*key).and_then(Value::as_str))
         .unwrap_or("an error");
-    let said = told(body).map_or_else(String::new, |t| format!(": {t}"));
+    let said = provider_message(body).map_or_else(String::new, |t| format!(": {t}"));
     let is_final = matches!(
         word,
         "invalid_request_error" | "INVALID_ARGUMENT" | "not_found_error" | "NOT_FOUND"
@@ -207,7 +207,7 @@ fn is_out_of_money(body: &Value) -> bool {
 }
 
 /// The provider's own error message.
-fn told(body: &Value) -> Option<String> {
+fn provider_message(body: &Value) -> Option<String> {
     let mut places = ["/error/message", "/message", "/error"].into_iter();
     let text = places.find_map(|place| body.pointer(place)?.as_str())?;
     Some(short(text))
@@ -215,10 +215,10 @@ fn told(body: &Value) -> Option<String> {
 
 pub(super) fn short(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= TOLD_CHARS_MAX {
+    if line.chars().count() <= MESSAGE_CHARS_MAX {
         return line;
     }
-    let cut: String = line.chars().take(TOLD_CHARS_MAX).collect();
+    let cut: String = line.chars().take(MESSAGE_CHARS_MAX).collect();
     format!("{cut} …")
 }
 

@@ -107,33 +107,33 @@ impl ChatFrameSink for Tap {
 
 impl Seen {
     /// The usage that the provider reported.
-    fn told(&self, kind: Kind) -> Tokens {
+    fn reported(&self, kind: Kind) -> Tokens {
         self.usage.tokens(kind)
     }
 
     /// The usage of the call. Counts that the provider did not report are estimated from bytes, if the provider had
     /// begun to answer. `asked_bytes`: the size of the request. `is_whole`: the answer is complete.
     pub(super) fn spent(&self, kind: Kind, asked_bytes: usize, is_whole: bool) -> Spent {
-        let told = self.told(kind);
+        let reported = self.reported(kind);
         let came = self.answer_bytes > 0 || is_whole;
-        let estimates = |told: u64, bytes: usize| told == 0 && came && bytes > 0;
+        let estimates = |reported: u64, bytes: usize| reported == 0 && came && bytes > 0;
         let (input, output) = (
-            estimates(told.input, asked_bytes),
-            estimates(told.output, self.answer_bytes),
+            estimates(reported.input, asked_bytes),
+            estimates(reported.output, self.answer_bytes),
         );
         Spent {
             tokens: Tokens {
                 input: if input {
                     estimate(asked_bytes)
                 } else {
-                    told.input
+                    reported.input
                 },
                 output: if output {
                     estimate(self.answer_bytes)
                 } else {
-                    told.output
+                    reported.output
                 },
-                ..told
+                ..reported
             },
             estimated: input || output,
         }

@@ -94,14 +94,20 @@ async fn a_tool_that_is_off_says_why_and_needs_no_sandbox() {
 #[test]
 fn each_kind_of_end_has_its_own_result() {
     let (context, limits) = (context(), Limits::default());
-    let told = |end| outcome(&finished(end), &context, limits);
-    let result = told(None).unwrap();
+    let result_of = |end| outcome(&finished(end), &context, limits);
+    let result = result_of(None).unwrap();
     assert_eq!(
         result,
         json!({"exit_code": 3, "stdout": "out", "stderr": "err", "timed_out": false, "truncated": false, "duration_ms": 12})
     );
-    assert_eq!(told(Some(EndedBy::TimeLimit)).unwrap()["timed_out"], true);
-    assert_eq!(told(Some(EndedBy::Stop)).unwrap()["ended_by"], "run_stop");
+    assert_eq!(
+        result_of(Some(EndedBy::TimeLimit)).unwrap()["timed_out"],
+        true
+    );
+    assert_eq!(
+        result_of(Some(EndedBy::Stop)).unwrap()["ended_by"],
+        "run_stop"
+    );
     for (bound, setting) in [
         (
             Bound::Memory,
@@ -114,7 +120,7 @@ fn each_kind_of_end_has_its_own_result() {
         (Bound::FileSize, "sandbox.file_bytes_max"),
         (Bound::Output, "more output than"),
     ] {
-        let error = told(Some(EndedBy::Bound(bound))).unwrap_err();
+        let error = result_of(Some(EndedBy::Bound(bound))).unwrap_err();
         assert!(
             error.starts_with("limit_exceeded: ") && error.contains(setting),
             "{error}"

@@ -29,7 +29,7 @@ use super::trial::{Fault, Trial};
 use crate::agents::builds::Builds;
 use crate::crypto::seal::ring::Keyring;
 use crate::error::{Result, StoreError};
-use crate::notify::{Bell, Fence};
+use crate::notify::{Bell, RevocationListener};
 use crate::runs::losses::Losses;
 
 /// Maximum number of jobs per commit: more than the runs that work at once, but few enough not to delay the first
@@ -119,11 +119,11 @@ impl Tx<'_> {
     }
 
     /// Creates the listener of a driver that has received a run. It is notified when the run is taken away.
-    pub(crate) fn fence(&self, run: RunId) -> Fence {
-        let fence = self.around.bell.fence(run);
-        let given = Fenced::Given(run, fence.ear());
+    pub(crate) fn revocation_listener(&self, run: RunId) -> RevocationListener {
+        let listener = self.around.bell.revocation_listener(run);
+        let given = Fenced::Given(run, listener.ear());
         self.rings.borrow_mut().fences.push(given);
-        fence
+        listener
     }
 
     /// Tells a driver, after the commit, that its run was taken away.

@@ -14,7 +14,7 @@ use std::collections::{HashSet, VecDeque};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 use errand_core::id::RunId;
 use errand_core::time::Timestamp;
 use errand_engine::deltas::{Delta, Listener};
@@ -173,7 +173,7 @@ impl Source for RunEvents {
         match page {
             Ok(page) => self.take_behind_its_pieces(page, ready),
             Err(error) => {
-                tracing::warn!(run.id = %self.run, error = chain(&error), "an event stream ends early");
+                tracing::warn!(run.id = %self.run, error = error_chain(&error), "an event stream ends early");
                 PageRead::Failed
             }
         }

@@ -223,7 +223,7 @@ async fn discard(app: &AppState, copy: SandboxId) {
     let removed = blocking(move || Ok(sandboxes.remove(&copy, None, now))).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(
-            error = errand_core::error_chain::chain(&error),
+            error = errand_core::error_chain::error_chain(&error),
             "a copy of files without a run could not be removed yet"
         );
     }

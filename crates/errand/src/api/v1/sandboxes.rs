@@ -19,7 +19,7 @@ use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::path::Path;
 use crate::api::receive::blocking;
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 
 /// A new sandbox.
 #[derive(Serialize, ToSchema)]
@@ -94,7 +94,7 @@ async fn remove_files(app: &AppState, sandbox: SandboxId, charged: Option<Charge
     let removed = blocking(move || Ok(sandboxes.remove(&name, charged, now))).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(
-            error = chain(&error),
+            error = error_chain(&error),
             "the files of sandbox {sandbox} could not be removed yet"
         );
     }

@@ -132,7 +132,7 @@ impl Caller {
                     if error.is_timeout() {
                         try_max *= 2;
                     }
-                    errand_core::error_chain::chain(&error.without_url())
+                    errand_core::error_chain::error_chain(&error.without_url())
                 }
             };
             if began.elapsed() > PATIENCE {

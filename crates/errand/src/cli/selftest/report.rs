@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::check::{Fault, FaultKind};
-use crate::cli::out::{Out, Style, printable};
+use crate::cli::out::{Out, Style, display};
 
 /// Faults shown to people; `--json` contains all.
 const FAULTS_SHOWN: usize = 50;
@@ -83,7 +83,7 @@ impl Report {
             let kind = kind.map_or("", |kind| kind.name());
             let number = number.map_or_else(|| "-".to_owned(), |number| number.to_string());
             let text = format!("{what:?}: run {number} ({kind}) {run}: {why}");
-            out.line(&printable(&text))?;
+            out.line(&display(&text))?;
         }
         if let Some(more) = self
             .faults

@@ -3,7 +3,7 @@
 //! Guarantees: invalid settings and unusable certificates change nothing. The log says what was applied, and which
 //! changed settings require a restart.
 
-use errand_core::error_chain::chain;
+use errand_core::error_chain::error_chain;
 
 use super::super::CommandContext;
 use super::super::logging::Log;
@@ -36,7 +36,7 @@ impl<'w> Reload<'w> {
         let next = match self.with.settings(&self.flags) {
             Ok(next) => next,
             Err(error) => {
-                let error = chain(error.as_ref());
+                let error = error_chain(error.as_ref());
                 tracing::error!(
                     error,
                     "SIGHUP: the settings are invalid; nothing was changed"
@@ -48,7 +48,7 @@ impl<'w> Reload<'w> {
         let has_tls = match app.reload_tls(next.server.tls.as_ref()).await {
             Ok(has_tls) => has_tls,
             Err(error) => {
-                let error = chain(error.as_ref());
+                let error = error_chain(error.as_ref());
                 tracing::error!(
                     error,
                     "SIGHUP: the certificates could not be loaded; the previous ones stay in use"

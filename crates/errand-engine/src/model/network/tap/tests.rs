@@ -11,7 +11,7 @@ fn tap(kind: Kind, frames: &[Value]) -> Tap {
 }
 
 fn tokens(kind: Kind, frames: &[Value]) -> (u64, u64, u64, u64) {
-    let tokens = tap(kind, frames).seen().told(kind);
+    let tokens = tap(kind, frames).seen().reported(kind);
     (
         tokens.input,
         tokens.cached,
@@ -181,7 +181,7 @@ fn refusals_and_blocks_are_seen() {
     let block = json!({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 5}});
     let tap_of = tap(Kind::Gemini, &[block]);
     assert_eq!(tap_of.seen().blocked.as_deref(), Some("PROHIBITED_CONTENT"));
-    assert_eq!(tap_of.seen().told(Kind::Gemini).input, 5);
+    assert_eq!(tap_of.seen().reported(Kind::Gemini).input, 5);
 }
 
 #[test]
@@ -209,9 +209,9 @@ fn unreported_usage_is_estimated_and_marked() {
     assert_eq!((spent.tokens.input, spent.tokens.output), (100, 11));
     assert!(spent.estimated);
     let usage = json!({"usage": {"prompt_tokens": 7, "completion_tokens": 2}});
-    let told = tap(Kind::OpenAi, &[usage]);
-    told.seen().answer_bytes = 41;
-    let spent = told.seen().spent(Kind::OpenAi, 400, true);
+    let tap = tap(Kind::OpenAi, &[usage]);
+    tap.seen().answer_bytes = 41;
+    let spent = tap.seen().spent(Kind::OpenAi, 400, true);
     assert_eq!((spent.tokens.input, spent.tokens.output), (7, 2));
     assert!(!spent.estimated);
 }
