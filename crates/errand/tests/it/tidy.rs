@@ -3,6 +3,7 @@
 //! Looked at is every file that is not left out by `.gitignore`. A rule that is broken names the files and says what to
 //! do; the lists of exceptions are here and may only shrink.
 
+mod circles;
 mod documents;
 mod old_words;
 
