@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::content::Reason;
 use crate::id::HumanRequestId;
 use crate::time::Timestamp;
+use crate::tool_error::{ToolError, ToolErrorCode};
 use crate::transcript::ToolCall;
 
 /// Most characters of a request's title.
@@ -276,7 +277,7 @@ impl Resolution {
     ///
     /// # Errors
     /// An error result for the model, if the request ended without an answer that could be a value.
-    pub fn value(&self, ask: &Ask) -> Result<Value, String> {
+    pub fn value(&self, ask: &Ask) -> Result<Value, ToolError> {
         let approval = matches!(ask, Ask::Approval);
         let decided = |approved: bool, reason: &Option<String>| match reason {
             Some(reason) => json!({"approved": approved, "reason": reason}),
@@ -290,10 +291,13 @@ impl Resolution {
                 on_expire: OnExpire::Continue,
             } => Ok(json!({"expired": true, "approved": false})),
             Self::Expired { .. } if approval => Ok(json!({"approved": false, "expired": true})),
-            Self::Expired { .. } => Err("expired: no one answered the question in time".to_owned()),
+            Self::Expired { .. } => Err(ToolError::new(
+                ToolErrorCode::Expired,
+                "no one answered the question in time",
+            )),
             Self::Message { text } if approval => Ok(json!({"approved": false, "message": text})),
             Self::Message { text } => Ok(json!({"message": text})),
-            Self::Stopped => Err("not_run: the run was stopped".to_owned()),
+            Self::Stopped => Err(ToolError::new(ToolErrorCode::NotRun, "the run was stopped")),
         }
     }
 }
@@ -434,7 +438,7 @@ fn check_one(question: &Question, value: &Value) -> Result<Value, BadAnswer> {
 ///
 /// # Errors
 /// An error result that names the argument.
-pub fn approval_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
+pub fn approval_from_call(call: &ToolCall) -> Result<RequestDraft, ToolError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Args {
@@ -444,7 +448,7 @@ pub fn approval_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
         on_expire: Option<OnExpire>,
     }
     let args: Args = serde_json::from_value(Value::Object(call.arguments.clone()))
-        .map_err(|e| format!("invalid_arguments: {e}"))?;
+        .map_err(|e| invalid_arguments(e.to_string()))?;
     draft_of_tool(
         call,
         (args.title, args.description),
@@ -458,7 +462,7 @@ pub fn approval_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
 ///
 /// # Errors
 /// An error result that names the argument.
-pub fn question_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
+pub fn question_from_call(call: &ToolCall) -> Result<RequestDraft, ToolError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Args {
@@ -469,10 +473,10 @@ pub fn question_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
         on_expire: Option<OnExpire>,
     }
     let args: Args = serde_json::from_value(Value::Object(call.arguments.clone()))
-        .map_err(|e| format!("invalid_arguments: {e}"))?;
+        .map_err(|e| invalid_arguments(e.to_string()))?;
     check_questions(&args.questions)
         .and_then(|()| check_lengths(&args.questions))
-        .map_err(|e| format!("invalid_arguments: {e}"))?;
+        .map_err(|e| invalid_arguments(e.to_string()))?;
     let ask = Ask::Question {
         questions: args.questions,
     };
@@ -578,18 +582,22 @@ fn within(text: &str, most: usize) -> Result<(), String> {
     }
 }
 
+fn invalid_arguments(message: String) -> ToolError {
+    ToolError::new(ToolErrorCode::InvalidArguments, message)
+}
+
 fn draft_of_tool(
     call: &ToolCall,
     (title, description): (String, Option<String>),
     ask: Ask,
     expires_in: Option<&str>,
     on_expire: Option<OnExpire>,
-) -> Result<RequestDraft, String> {
-    check_title(&title).map_err(|error| format!("invalid_arguments: title: {error}"))?;
+) -> Result<RequestDraft, ToolError> {
+    check_title(&title).map_err(|error| invalid_arguments(format!("title: {error}")))?;
     let expires_in_ms = expires_in
         .map(crate::time::parse_duration_ms)
         .transpose()
-        .map_err(|e| format!("invalid_arguments: expires_in: {e}"))?;
+        .map_err(|e| invalid_arguments(format!("expires_in: {e}")))?;
     Ok(RequestDraft {
         title,
         description,

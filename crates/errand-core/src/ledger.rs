@@ -16,6 +16,7 @@ use crate::id::{ClaimToken, HumanRequestId};
 use crate::policy::{self, Hints};
 use crate::progress::Progress;
 use crate::time::Timestamp;
+use crate::tool_error::{ToolError, ToolErrorCode};
 use crate::transcript::{Body, Entry, Outcome, ToolCall};
 
 /// The option by which a person declares that a call in doubt was done.
@@ -32,42 +33,11 @@ pub const STARTED_RUN: &str = "run";
 /// The text of an opening that lists no files.
 pub const OPENING: &str = "Begin.";
 
-/// First words (before a colon) of tool errors that contain only the engine's own words and the call's arguments.
-/// Any other error of a tool that returns untrusted content may contain some of it: the last lines of a command's
-/// output, the name of a file that was found, the URL of a redirect.
-const OWN_ERROR_WORDS: [&str; 20] = [
-    "bad_arguments",
-    "busy",
-    "denied",
-    "internal",
-    "interrupted",
-    "invalid_arguments",
-    "is_a_directory",
-    "no_space",
-    "not_a_directory",
-    "not_a_regular_file",
-    "not_found",
-    "not_run",
-    "outcome_unknown",
-    "reserved_name",
-    "sandbox_missing",
-    "skipped",
-    "too_large",
-    "unavailable",
-    "unknown_tool",
-    "unreadable_document",
-];
-
 /// Whether this outcome of a tool that returns untrusted content may contain some of it.
 fn may_hold_content(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Result(_) => true,
-        Outcome::Error(error) => {
-            let word = error
-                .split_once(':')
-                .map_or(error.as_str(), |(word, _)| word);
-            !OWN_ERROR_WORDS.contains(&word)
-        }
+        Outcome::Error(error) => error.may_hold_content(),
     }
 }
 
@@ -85,7 +55,7 @@ pub enum Approval {
     /// Denied, or not approved in time.
     Refused {
         /// The error result that the call gets.
-        error: String,
+        error: ToolError,
     },
 }
 
@@ -369,8 +339,7 @@ impl Ledger {
             return;
         };
         // Without an intent the call never began, so there is no doubt to carry over to a retry.
-        let unknown =
-            matches!(outcome, Outcome::Error(error) if error.starts_with("outcome_unknown"));
+        let unknown = matches!(outcome, Outcome::Error(error) if error.code() == ToolErrorCode::OutcomeUnknown);
         self.unknown.extend(
             self.open
                 .remove(at)
@@ -421,13 +390,13 @@ impl Ledger {
                         },
                         _,
                     ) => Approval::Refused {
-                        error: format!("denied: a person denied the call: {reason}"),
+                        error: denied(format!("a person denied the call: {reason}")),
                     },
                     (Resolution::Expired { .. }, _) => Approval::Refused {
-                        error: "denied: no one approved the call in time".to_owned(),
+                        error: denied("no one approved the call in time"),
                     },
                     _ => Approval::Refused {
-                        error: "denied: a person denied the call".to_owned(),
+                        error: denied("a person denied the call"),
                     },
                 };
             }
@@ -506,11 +475,13 @@ impl Ledger {
                 Some(DONE) => {
                     Outcome::Result(json!({"outcome": "done", "source": "a person looked"}))
                 }
-                Some(SKIP) => Outcome::Error(
-                    "skipped: a person skipped the call; whether it was done is unknown".to_owned(),
+                Some(SKIP) => Outcome::error(
+                    ToolErrorCode::Skipped,
+                    "a person skipped the call; whether it was done is unknown",
                 ),
-                _ => Outcome::Error(
-                    "outcome_unknown: no one could say whether the call was done".to_owned(),
+                _ => Outcome::error(
+                    ToolErrorCode::OutcomeUnknown,
+                    "no one could say whether the call was done",
                 ),
             },
         };
@@ -528,14 +499,14 @@ impl Ledger {
             .iter()
             .map(|open| {
                 let error = match &open.intent {
-                    None => format!("not_run: {why}"),
+                    None => ToolError::new(ToolErrorCode::NotRun, why),
                     Some((_, evidence)) => {
                         let started = evidence.as_ref().and_then(|e| e.get(STARTED_RUN)?.as_str());
                         let started = started
                             .map(|run| format!("; what run {run} had done by then remains done"));
-                        format!(
-                            "outcome_unknown: {why} during the call{}",
-                            started.unwrap_or_default()
+                        ToolError::new(
+                            ToolErrorCode::OutcomeUnknown,
+                            format!("{why} during the call{}", started.unwrap_or_default()),
                         )
                     }
                 };
@@ -547,6 +518,10 @@ impl Ledger {
             })
             .collect()
     }
+}
+
+fn denied(message: impl Into<String>) -> ToolError {
+    ToolError::new(ToolErrorCode::Denied, message)
 }
 
 /// The option that a person chose for a call in doubt.

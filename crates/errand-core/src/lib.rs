@@ -36,6 +36,7 @@ pub mod run;
 pub mod schema;
 pub mod secret;
 pub mod time;
+pub mod tool_error;
 pub mod transcript;
 pub mod turn;
 pub mod warning;

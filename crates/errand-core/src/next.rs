@@ -18,6 +18,7 @@ use crate::policy::{self, Decision, Hints, Policy, Settle, decide};
 use crate::progress::DENIED_BEFORE;
 use crate::secret;
 use crate::time::Timestamp;
+use crate::tool_error::{ToolError, ToolErrorCode};
 use crate::transcript::{Body, Outcome, ToolCall};
 use serde_json::{Map, Value};
 
@@ -49,9 +50,9 @@ pub const TARGET_CHANGED: &str = "This call was approved before, but the connect
 pub const SENDS_ARGUMENTS: &str = "This run has read content from outside the team, and private content. This call sends its arguments out of the team, so it needs approval: check that they hold nothing private. An approval allows exactly the call shown.";
 pub const SENDS_HEADERS: &str = "This call sends request headers other than `accept`, which can carry data out of the team, so it needs approval. An approval allows exactly the call shown.";
 /// The error result of such a call if people cannot be asked.
-const SENDS_HEADERS_DENIED: &str = "denied: a call with headers other than `accept` needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)";
+const SENDS_HEADERS_DENIED: &str = "a call with headers other than `accept` needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)";
 
-const DENIED: &str = "denied: this assignment does not allow the tool";
+const DENIED: &str = "this assignment does not allow the tool";
 
 /// The next action of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,7 +126,7 @@ enum Step {
     LookUp,
     Reply(Resolution),
     Ask(Box<RequestDraft>),
-    Error(String),
+    Error(ToolError),
     Known(Outcome),
 }
 
@@ -162,7 +163,9 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
         match step {
             // The tool allows repetition, but the policy may have become stricter since.
             Step::Run if policy == Policy::Deny => {
-                return Step::Error("outcome_unknown: the call had begun and cannot be repeated, because this assignment no longer allows the tool".to_owned());
+                return outcome_unknown(
+                    "the call had begun and cannot be repeated, because this assignment no longer allows the tool",
+                );
             }
             Step::Run if target_changed => {}
             step => return step,
@@ -170,20 +173,20 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     }
     // Checked before asking and regardless of the current policy: a denial applies until the next message.
     if open.approval == Approval::NotAsked && ledger.progress.was_denied(&open.call) {
-        return Step::Error(DENIED_BEFORE.to_owned());
+        return denied(DENIED_BEFORE);
     }
     if hints.asks {
         return step_of_asking_tool(open, policy, rules);
     }
     if policy == Policy::Deny {
         // Even after an approval: a connection's floor that was raised applies from the next call on.
-        return Step::Error(DENIED.to_owned());
+        return denied(DENIED);
     }
     match &open.approval {
         Approval::Given { .. } if target_changed => policy = policy.or_stricter(Policy::Ask),
         Approval::Given { digest, .. } if *digest == open.call.digest() => return Step::Run,
         Approval::Given { .. } => {
-            return Step::Error("denied: the call is not the one that was approved".to_owned());
+            return denied("the call is not the one that was approved");
         }
         Approval::Refused { error } => return Step::Error(error.clone()),
         Approval::NotAsked => {}
@@ -195,8 +198,8 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     let guarded = !content.untrusted.is_none() && (!sends || !content.private.is_none());
     match decide(policy, guarded, rules.people) {
         Decision::Run => Step::Run,
-        Decision::Refuse(_) if sends_headers => Step::Error(SENDS_HEADERS_DENIED.to_owned()),
-        Decision::Refuse(why) => Step::Error(why.to_owned()),
+        Decision::Refuse(_) if sends_headers => denied(SENDS_HEADERS_DENIED),
+        Decision::Refuse(why) => denied(why),
         Decision::Ask => {
             let why = match policy {
                 _ if matches!(open.approval, Approval::Given { .. }) => TARGET_CHANGED,
@@ -223,29 +226,34 @@ fn sends_headers(arguments: &Map<String, Value>) -> bool {
 }
 
 /// The error result of a call whose tool does not exist.
-fn missing_tool_error(open: &OpenCall) -> String {
+fn missing_tool_error(open: &OpenCall) -> ToolError {
     let name = &open.call.name;
     if open.intent.is_some() {
-        return format!(
-            "outcome_unknown: the call had begun, and the tool {name:?} no longer exists"
-        );
+        let message = format!("the call had begun, and the tool {name:?} no longer exists");
+        return ToolError::new(ToolErrorCode::OutcomeUnknown, message);
     }
-    if policy::builtin(name).is_some() {
-        return format!(
-            "unknown_tool: this assignment does not have {name:?}, or this server does not offer it"
-        );
-    }
-    format!("unknown_tool: there is no tool {name:?} in this assignment")
+    let message = if policy::builtin(name).is_some() {
+        format!("this assignment does not have {name:?}, or this server does not offer it")
+    } else {
+        format!("there is no tool {name:?} in this assignment")
+    };
+    ToolError::new(ToolErrorCode::UnknownTool, message)
+}
+
+fn denied(why: &str) -> Step {
+    Step::Error(ToolError::new(ToolErrorCode::Denied, why))
+}
+
+fn outcome_unknown(why: &str) -> Step {
+    Step::Error(ToolError::new(ToolErrorCode::OutcomeUnknown, why))
 }
 
 fn step_of_asking_tool(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
     if policy == Policy::Deny {
-        return Step::Error(DENIED.to_owned());
+        return denied(DENIED);
     }
     if !rules.people {
-        return Step::Error(
-            "denied: this assignment runs without people (`human_in_the_loop: false`)".to_owned(),
-        );
+        return denied("this assignment runs without people (`human_in_the_loop: false`)");
     }
     let draft = if open.call.name == "request_approval" {
         approval_from_call(&open.call)
@@ -302,13 +310,15 @@ fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
         _ if again => Step::Run,
         Settle::LookUp => Step::LookUp,
         Settle::TellModel => {
-            Step::Error("outcome_unknown: the server restarted during the call; check the files".to_owned())
+            outcome_unknown("the server restarted during the call; check the files")
         }
         // `RunAgain` gets here only for a repeated call without a late outcome: the same call would find what it did,
         // but this one has a new id.
-        Settle::RunAgain | Settle::AskPerson if rules.people => Step::Ask(Box::new(doubt_request(open, rules))),
-        Settle::RunAgain | Settle::AskPerson => Step::Error(
-            "outcome_unknown: the server restarted or the run ended during the call, the tool cannot tell whether it was done, and this assignment runs without people who could check".to_owned(),
+        Settle::RunAgain | Settle::AskPerson if rules.people => {
+            Step::Ask(Box::new(doubt_request(open, rules)))
+        }
+        Settle::RunAgain | Settle::AskPerson => outcome_unknown(
+            "the server restarted or the run ended during the call, the tool cannot tell whether it was done, and this assignment runs without people who could check",
         ),
     })
 }

@@ -202,9 +202,9 @@ pub fn decide(policy: Policy, tainted: bool, people: bool) -> Decision {
         Policy::Guard if !tainted => Decision::Run,
         Policy::Ask | Policy::Guard if people => Decision::Ask,
         Policy::Ask | Policy::Guard => Decision::Refuse(
-            "denied: the tool needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)",
+            "the tool needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)",
         ),
-        Policy::Deny => Decision::Refuse("denied: this assignment does not allow the tool"),
+        Policy::Deny => Decision::Refuse("this assignment does not allow the tool"),
     }
 }
 

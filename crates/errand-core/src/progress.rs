@@ -32,7 +32,7 @@ use crate::run::RunError;
 use crate::transcript::{AnswerKind, Body, ModelCall, Outcome, Purpose, ToolCall};
 
 /// The error result of a call that repeats a denied one.
-pub const DENIED_BEFORE: &str = "denied: a person has already denied this exact call. It was not run, and the person is not asked again; do something else, or explain why you cannot continue";
+pub const DENIED_BEFORE: &str = "a person has already denied this exact call. It was not run, and the person is not asked again; do something else, or explain why you cannot continue";
 
 /// A bound that has been reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use crate::human::{HumanRequest, Resolution};
 use crate::id::{ClaimToken, HumanRequestId, MessageId, RunId};
 use crate::run::RunError;
 use crate::time::Timestamp;
+use crate::tool_error::{ToolError, ToolErrorCode};
 
 /// One entry of a run's transcript.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,8 +94,16 @@ pub fn hex(bytes: &[u8]) -> String {
 pub enum Outcome {
     /// Any JSON value if the tool returns structured results, otherwise a string.
     Result(Value),
-    /// A sentence that starts with a stable word and a colon: `not_run: …`, `outcome_unknown: …`, `denied: …`.
-    Error(String),
+    /// Stored as text: `not_run: …`, `outcome_unknown: …`, `denied: …`.
+    Error(ToolError),
+}
+
+impl Outcome {
+    /// An error in errand's own words; see [`ToolError::new`].
+    #[must_use]
+    pub fn error(code: ToolErrorCode, message: impl Into<String>) -> Self {
+        Self::Error(ToolError::new(code, message))
+    }
 }
 
 /// The place in a playbook that a move comes from, and the newest user message that it was decided with.

@@ -594,7 +594,7 @@ impl MessageBody {
 fn tool_result(call_id: &str, outcome: &Outcome) -> ToolResultBody {
     let (result, error) = match outcome {
         Outcome::Result(value) => (Some(value.clone()), None),
-        Outcome::Error(error) => (None, Some(error.clone())),
+        Outcome::Error(error) => (None, Some(error.to_string())),
     };
     ToolResultBody {
         tool_call_id: call_id.to_owned(),

@@ -24,6 +24,7 @@ use errand_core::playbook::RunFacts;
 use errand_core::policy::{Hints, Policy};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{AttemptOutcome, Body, Entry, Mark, NewEntry, Outcome, ToolCall};
 use errand_core::turn::{MarkedMove, Move};
 use errand_sandbox::Charged;
@@ -196,7 +197,7 @@ struct Made {
     /// Calls of the turn so far, this one among them.
     calls: usize,
     /// Why a call is not to be carried out.
-    refused: Option<String>,
+    refused: Option<ToolError>,
 }
 
 /// The tools that a model is told of: those of the build and its connections that it may call, its own first.
@@ -598,8 +599,10 @@ impl Driver<'_> {
                     call: call.clone(),
                     mark,
                 });
-                let too_many = (made.calls > CALLS_PER_TURN_MAX)
-                    .then(|| format!("not_run: more than {CALLS_PER_TURN_MAX} calls in one turn"));
+                let too_many = (made.calls > CALLS_PER_TURN_MAX).then(|| {
+                    let message = format!("more than {CALLS_PER_TURN_MAX} calls in one turn");
+                    ToolError::new(ToolErrorCode::NotRun, message)
+                });
                 if let Some(error) = made.refused.or(too_many) {
                     self.push(result_of(&call, Outcome::Error(error)));
                 }
@@ -711,9 +714,12 @@ impl Driver<'_> {
         }
         // The run was stopped while that was committed, and the stop was answered: what has not begun does not begin.
         if self.revocation.revoked().now_or_never().is_some() {
-            let not_run = "not_run: the run was taken from its driver before the call began";
+            let not_run = Outcome::error(
+                ToolErrorCode::NotRun,
+                "the run was taken from its driver before the call began",
+            );
             let ids = calls.iter().map(|call| call.id.clone());
-            let late = ids.map(|id| (id, Outcome::Error(not_run.to_owned())));
+            let late = ids.map(|id| (id, not_run.clone()));
             let late = if reads { Vec::new() } else { late.collect() };
             return Err(DriveError::Fenced(late.into()));
         }
@@ -765,7 +771,8 @@ impl Driver<'_> {
 
 /// Whether a tool ended early because it was told to.
 fn broke_off(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Error(error) if error.starts_with("not_run:") || error.starts_with("interrupted:"))
+    let codes = [ToolErrorCode::NotRun, ToolErrorCode::Interrupted];
+    matches!(outcome, Outcome::Error(error) if codes.contains(&error.code()))
 }
 
 fn result_of(call: &ToolCall, outcome: Outcome) -> Body {

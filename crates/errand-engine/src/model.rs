@@ -14,6 +14,7 @@ use errand_core::config::{BuildConfig, ModelName};
 use errand_core::id::{IdGen, MessageId, RunId, TeamId};
 use errand_core::playbook::RunFacts;
 use errand_core::time::Timestamp;
+use errand_core::tool_error::ToolError;
 use errand_core::transcript::{Body, Entry, ModelCall};
 use errand_core::turn::MarkedMove;
 use errand_store::Store;
@@ -33,7 +34,7 @@ pub struct Turn {
     /// Empty only if there are notes: the model is then asked again after the notes are committed.
     pub moves: Vec<MarkedMove>,
     /// Calls that are not executed: the index into `moves`, and the error that becomes the call's result.
-    pub refused: Vec<(usize, String)>,
+    pub refused: Vec<(usize, ToolError)>,
     /// The id of the turn's first message, if text deltas already announced one.
     pub message: Option<MessageId>,
     /// Tokens, calls and cost of this turn.

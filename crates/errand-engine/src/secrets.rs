@@ -23,6 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use errand_core::id::TeamId;
 use errand_core::secret::{self, VALUE_CHARS_MIN};
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use errand_store::{Store, StoreError};
 use serde_json::{Map, Value};
@@ -73,12 +74,13 @@ impl Secrets {
         &self,
         arguments: &Map<String, Value>,
         may: &BTreeSet<String>,
-    ) -> Result<Map<String, Value>, String> {
+    ) -> Result<Map<String, Value>, ToolError> {
         let named = secret::marks_in_arguments(arguments);
         if let Some(name) = named.iter().find(|name| !may.contains(*name)) {
-            return Err(format!(
-                "not_run: this assignment may not use the secret {name}; its build lists the secrets that it may use in data.secrets"
-            ));
+            let message = format!(
+                "this assignment may not use the secret {name}; its build lists the secrets that it may use in data.secrets"
+            );
+            return Err(ToolError::new(ToolErrorCode::NotRun, message));
         }
         secret::fill_arguments(arguments, &|name| self.values.get(name).cloned()).map_err(absent)
     }
@@ -90,7 +92,7 @@ impl Secrets {
     pub(crate) fn fill_text(&self, text: &str) -> Result<String, String> {
         secret::fill_text(text, &|name| self.values.get(name).cloned())
             .map(std::borrow::Cow::into_owned)
-            .map_err(absent)
+            .map_err(|name| absent(name).to_string())
     }
 
     /// Replaces the secret marks in the query of an address with percent-encoded values.
@@ -104,7 +106,8 @@ impl Secrets {
         };
         match address.split_once('?') {
             Some((place, query)) => {
-                let filled = secret::fill_text(query, &value_of).map_err(absent)?;
+                let filled =
+                    secret::fill_text(query, &value_of).map_err(|name| absent(name).to_string())?;
                 Ok(format!("{place}?{filled}"))
             }
             None => Ok(address.to_owned()),
@@ -149,15 +152,15 @@ impl Secrets {
     pub(crate) fn mask_outcome(&self, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Result(value) => Outcome::Result(self.mask_value(value)),
-            Outcome::Error(error) => Outcome::Error(self.mask.text(&error)),
+            Outcome::Error(error) => Outcome::Error(error.map_message(|text| self.mask.text(text))),
         }
     }
 }
 
-fn absent(name: String) -> String {
-    format!(
-        "not_run: there is no secret {name}; an admin of the team sets it with POST /v1/secrets"
-    )
+fn absent(name: String) -> ToolError {
+    let message =
+        format!("there is no secret {name}; an admin of the team sets it with POST /v1/secrets");
+    ToolError::new(ToolErrorCode::NotRun, message)
 }
 
 impl Mask {

@@ -14,6 +14,7 @@ use errand_core::config::{BuildConfig, HostPattern};
 use errand_core::human::{RequestDraft, Resolution};
 use errand_core::id::RunId;
 use errand_core::policy::Hints;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{Body, Outcome};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -66,8 +67,9 @@ impl CallResult {
     pub fn into_outcome(self) -> Outcome {
         match self {
             Self::Done { outcome, .. } => outcome,
-            Self::Asks(_) | Self::Lost => Outcome::Error(
-                "interrupted: the call was cut off; whether it took effect is unknown".to_owned(),
+            Self::Asks(_) | Self::Lost => Outcome::error(
+                ToolErrorCode::Interrupted,
+                "the call was cut off; whether it took effect is unknown",
             ),
         }
     }
@@ -109,7 +111,7 @@ pub enum LookedUp {
     /// It was not done; it may run now.
     NotDone,
     /// The look-up cannot tell: the error that the call gets.
-    Unknown(String),
+    Unknown(ToolError),
 }
 
 /// One tool.
@@ -156,7 +158,7 @@ pub trait Tool: Send + Sync {
         &self,
         _context: &ToolContext,
         _arguments: &Map<String, Value>,
-    ) -> Result<Option<Value>, String> {
+    ) -> Result<Option<Value>, ToolError> {
         Ok(None)
     }
 
@@ -180,9 +182,10 @@ pub trait Tool: Send + Sync {
         _arguments: &Map<String, Value>,
         _evidence: Option<&Value>,
     ) -> LookedUp {
-        LookedUp::Unknown(
-            "outcome_unknown: the tool cannot look whether the call was done".to_owned(),
-        )
+        LookedUp::Unknown(ToolError::new(
+            ToolErrorCode::OutcomeUnknown,
+            "the tool cannot look whether the call was done",
+        ))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use errand_core::policy::{Hints, Settle};
+use errand_core::tool_error::ToolError;
 use errand_core::transcript::Outcome;
 use errand_engine::tool::{Tool, ToolContext};
 use serde_json::{Map, Value, json};
@@ -87,7 +88,7 @@ impl Tool for OutsideTool {
             gate.pass().await;
         }
         match self.fails.lock().unwrap().clone() {
-            Some(error) => Outcome::Error(error),
+            Some(error) => Outcome::Error(ToolError::from_text(error)),
             None => Outcome::Result(json!({"paid": arguments})),
         }
     }

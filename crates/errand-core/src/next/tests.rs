@@ -128,7 +128,7 @@ fn error_of(next: Next) -> String {
         Next::Answer(Body::ToolResult {
             outcome: Outcome::Error(error),
             ..
-        }) => error,
+        }) => error.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -243,7 +243,7 @@ fn a_message_does_not_settle_a_call_in_doubt() {
         },
     );
     assert!(
-        matches!(&results[..], [Body::ToolResult { outcome: Outcome::Error(e), .. }] if e.starts_with("outcome_unknown"))
+        matches!(&results[..], [Body::ToolResult { outcome: Outcome::Error(e), .. }] if e.code() == ToolErrorCode::OutcomeUnknown)
     );
 }
 
@@ -334,7 +334,7 @@ fn came(name: &str, outcome: Outcome) -> Vec<Body> {
 
 #[test]
 fn an_error_with_untrusted_text_counts_as_read() {
-    let error = |text: &str| Outcome::Error(text.to_owned());
+    let error = |text: &str| Outcome::Error(ToolError::from_text(text));
     for (tool, text) in [
         (
             "run_command",
@@ -403,7 +403,7 @@ fn a_late_outcome_counts_as_read() {
         !late("write_file", mail(), false),
         "its result is the engine's"
     );
-    let not_run = Outcome::Error("not_run: it had not begun".into());
+    let not_run = Outcome::Error(ToolError::from_text("not_run: it had not begun"));
     assert!(!late("run_command", not_run, false));
 }
 
@@ -719,7 +719,7 @@ fn a_retry_uses_a_late_outcome() {
     assert_eq!((call_id.as_str(), outcome), ("b", paid));
 
     let mut world = World::new();
-    let declined = Outcome::Error("declined: no money".into());
+    let declined = Outcome::Error(ToolError::from_text("declined: no money"));
     made_again_by_a_retry(&mut world, "pay", Some(declined));
     assert_eq!(
         names(world.next()),

@@ -16,6 +16,7 @@ use crate::human::{Answer, HumanRequest, Resolution, check_answer};
 use crate::id::{HumanRequestId, IdGen};
 use crate::run::RunError;
 use crate::time::Timestamp;
+use crate::tool_error::ToolError;
 use crate::transcript::{Body, Entry, Outcome, ToolCall};
 use crate::turn::{MarkedMove, Move};
 
@@ -236,7 +237,7 @@ fn ok(value: Value) -> Outcome {
 }
 
 fn error(text: &str) -> Outcome {
-    Outcome::Error(text.to_owned())
+    Outcome::Error(ToolError::from_text(text))
 }
 
 fn answer(request: &HumanRequest, answer: Answer) -> Resolution {

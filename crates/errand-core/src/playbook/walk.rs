@@ -473,7 +473,7 @@ impl RecordedResult {
                 ..
             } => Ok(match &*outcome {
                 Outcome::Result(value) => Settled::Value(from_json(value)),
-                Outcome::Error(error) => Settled::Error(error.clone()),
+                Outcome::Error(error) => Settled::Error(error.to_string()),
             }),
             Self::Request {
                 resolution:
@@ -488,7 +488,7 @@ impl RecordedResult {
                 ..
             } => Ok(match resolution.value(&ask) {
                 Ok(value) => Settled::Value(from_json(&value)),
-                Err(error) => Settled::Error(error),
+                Err(error) => Settled::Error(error.to_string()),
             }),
             open @ (Self::Call { outcome: None, .. }
             | Self::Request {

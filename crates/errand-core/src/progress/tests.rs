@@ -5,6 +5,7 @@ use crate::human::{HumanRequest, Resolution};
 use crate::id::{HumanRequestId, MessageId};
 use crate::ledger::OPENING;
 use crate::time::Timestamp;
+use crate::tool_error::{ToolError, ToolErrorCode};
 use crate::transcript::{Entry, Mark};
 
 #[derive(Default)]
@@ -175,7 +176,10 @@ fn turns_of_failing_calls_are_bounded() {
     for n in 0..FAILED_TURNS_MAX {
         assert_eq!(world.stuck(), None);
         let error = format!("not_found: there is no {n}");
-        world.turn(json!({"path": n}), Outcome::Error(error));
+        world.turn(
+            json!({"path": n}),
+            Outcome::Error(ToolError::from_text(error)),
+        );
     }
     assert_eq!(world.stuck(), Some(Stuck::FailedCalls));
     let Verdict::Ask(draft) = check(&world.ledger, false, true) else {
@@ -191,7 +195,10 @@ fn turns_of_failing_calls_are_bounded() {
         world.answer(AnswerKind::Whole);
         let failing = world.call("read_file", json!({"path": n}), None);
         let working = world.call("read_file", json!({"path": "x", "offset": n}), None);
-        world.came(&failing, Outcome::Error("not_found: no".to_owned()));
+        world.came(
+            &failing,
+            Outcome::Error(ToolError::from_text("not_found: no")),
+        );
         world.came(&working, result("yes"));
     }
     assert_eq!(world.stuck(), None);
@@ -275,7 +282,10 @@ fn a_denied_call_stays_denied_until_the_next_message() {
     let denied = || json!({"path": "a", "n": 5, "other": null, "deep": {"x": 1, "y": 2}});
     let call = world.call("write_file", denied(), None);
     world.deny(&call);
-    world.came(&call, Outcome::Error("denied: a person refused".to_owned()));
+    world.came(
+        &call,
+        Outcome::Error(ToolError::from_text("denied: a person refused")),
+    );
     // The same call with another order of keys, another notation of the number, and without the null.
     let same = json!({"deep": {"y": 2, "x": 1}, "n": 5.0, "path": "a"});
     let again = world.call("write_file", same, None);
@@ -290,7 +300,7 @@ fn a_denied_call_stays_denied_until_the_next_message() {
     for _ in 0..DENIED_REPEATS_MAX {
         assert_eq!(world.stuck(), None);
         let call = world.call("write_file", denied(), None);
-        world.came(&call, Outcome::Error(DENIED_BEFORE.to_owned()));
+        world.came(&call, Outcome::error(ToolErrorCode::Denied, DENIED_BEFORE));
     }
     assert_eq!(world.stuck(), Some(Stuck::DeniedCalls));
     world.user();
@@ -310,7 +320,7 @@ fn calls_of_a_playbook_are_ignored() {
     for _ in 0..50 {
         let call = world.call("list_files", json!({}), mark());
         world.deny(&call);
-        world.came(&call, Outcome::Error("denied: no".to_owned()));
+        world.came(&call, Outcome::Error(ToolError::from_text("denied: no")));
     }
     let call = world.call("list_files", json!({}), mark());
     assert!(!world.ledger.progress.was_denied(&call));

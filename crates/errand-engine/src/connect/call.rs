@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use errand_core::human::Resolution;
 use errand_core::policy::Hints;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{Body, Outcome, ToolCall, hex};
 use errand_store::{Connection, Setup};
 use rmcp::model::{
@@ -110,17 +111,16 @@ impl ConnectionTool {
         }
     }
 
-    fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> String {
+    fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> ToolError {
         let (name, why) = (&self.connection.name, why::explain(error));
-        format!("unavailable: the connection {name}: {why}")
-    }
-
-    fn refused(&self, error: impl Into<String>) -> CallResult {
-        CallResult::of(Outcome::Error(error.into()))
+        ToolError::new(
+            ToolErrorCode::Unavailable,
+            format!("the connection {name}: {why}"),
+        )
     }
 
     /// Compares the server's current tools with the probed ones. The error means that this tool was changed or removed.
-    async fn look(&self, session: &Session) -> Result<Vec<Body>, String> {
+    async fn look(&self, session: &Session) -> Result<Vec<Body>, ToolError> {
         let known = !locked(&session.offers).is_empty();
         if known && !session.inbox.take_changed() {
             return self.judge(&locked(&session.offers), Vec::new());
@@ -128,7 +128,8 @@ impl ConnectionTool {
         let tools = self
             .connections
             .tools_of(&session.peer, &self.connection, &session.secrets)
-            .await?;
+            .await
+            .map_err(|error| ToolError::with_content(ToolErrorCode::ToolError, error))?;
         let offers: std::collections::BTreeMap<_, _> = tools
             .iter()
             .map(|tool| (tool.name.clone(), tool.digest()))
@@ -162,16 +163,22 @@ impl ConnectionTool {
         &self,
         offers: &std::collections::BTreeMap<String, String>,
         notes: Vec<Body>,
-    ) -> Result<Vec<Body>, String> {
+    ) -> Result<Vec<Body>, ToolError> {
         let name = &self.tool.name;
         match offers.get(name) {
             Some(digest) if *digest == self.tool.digest() => Ok(notes),
-            Some(_) => Err(format!(
-                "tool_changed: the server's description of {name} has changed since the connection was probed, and the tool was not called; an admin must check it and probe the connection again"
+            Some(_) => Err(ToolError::new(
+                ToolErrorCode::ToolChanged,
+                format!(
+                    "the server's description of {name} has changed since the connection was probed, and the tool was not called; an admin must check it and probe the connection again"
+                ),
             )),
-            None => Err(format!(
-                "unknown_tool: the connection {} no longer offers {name}; an admin must probe it again",
-                self.connection.name
+            None => Err(ToolError::new(
+                ToolErrorCode::UnknownTool,
+                format!(
+                    "the connection {} no longer offers {name}; an admin must probe it again",
+                    self.connection.name
+                ),
             )),
         }
     }
@@ -194,12 +201,12 @@ impl ConnectionTool {
                 answered = &mut handle.rx => answered.unwrap_or(Err(ServiceError::TransportClosed)),
                 () = context.cancel.cancelled() => {
                     session.call_off(handle, "the run was stopped").await;
-                    return self.done(Outcome::Error("interrupted: the call was cancelled; whether it took effect is unknown".to_owned()), notes);
+                    return self.done(Outcome::error(ToolErrorCode::Interrupted, "the call was cancelled; whether it took effect is unknown"), notes);
                 }
                 () = self.connections.clock.sleep_until(ends) => {
                     session.call_off(handle, "no answer in time").await;
-                    let error = format!("outcome_unknown: the server did not answer within {} s, and the call was cancelled", time_ms / 1000);
-                    return self.done(Outcome::Error(error), notes);
+                    let message = format!("the server did not answer within {} s, and the call was cancelled", time_ms / 1000);
+                    return self.done(Outcome::error(ToolErrorCode::OutcomeUnknown, message), notes);
                 }
                 asked = session.inbox.next() => {
                     match self.ask(context, session, asked) {
@@ -221,11 +228,17 @@ impl ConnectionTool {
                     self.done(outcome_of(&result), notes)
                 }
                 Ok(_) => self.done(
-                    Outcome::Error("tool_error: the server's answer is not a result".to_owned()),
+                    Outcome::error(
+                        ToolErrorCode::ToolError,
+                        "the server's answer is not a result",
+                    ),
                     notes,
                 ),
                 Err(ServiceError::McpError(error)) => self.done(
-                    Outcome::Error(format!("tool_error: {}", error.message)),
+                    Outcome::Error(ToolError::with_content(
+                        ToolErrorCode::ToolError,
+                        error.message,
+                    )),
                     notes,
                 ),
                 // No descriptor was free, so the call was not sent.
@@ -240,11 +253,12 @@ impl ConnectionTool {
                     let lost = slot.lost.fetch_add(1, Ordering::SeqCst) + 1;
                     tracing::info!(connection.id = %self.connection.id, "the connection to a server was lost during a call");
                     if lost > LOST_MAX {
-                        let error = format!(
-                            "outcome_unknown: the server of the connection {} was lost {lost} times in a row during calls",
+                        let message = format!(
+                            "the server of the connection {} was lost {lost} times in a row during calls",
                             self.connection.name
                         );
-                        return self.done(Outcome::Error(error), notes);
+                        let outcome = Outcome::error(ToolErrorCode::OutcomeUnknown, message);
+                        return self.done(outcome, notes);
                     }
                     CallResult::Lost
                 }
@@ -365,18 +379,17 @@ impl Tool for ConnectionTool {
     async fn call(&self, context: &ToolContext, arguments: Map<String, Value>) -> CallResult {
         let opened = tokio::select! {
             opened = self.connections.session(context.run, &self.connection) => opened,
-            () = context.cancel.cancelled() => return self.refused("not_run: the run was taken from its driver before the call was sent"),
+            () = context.cancel.cancelled() => return CallResult::of(Outcome::error(ToolErrorCode::NotRun, "the run was taken from its driver before the call was sent")),
         };
         let (session, slot) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                return self.done(
-                    Outcome::Error(format!(
-                        "unavailable: the connection {} cannot be reached, and nothing was called: {error}",
-                        self.connection.name
-                    )),
-                    Vec::new(),
+                let message = format!(
+                    "the connection {} cannot be reached, and nothing was called: {error}",
+                    self.connection.name
                 );
+                let outcome = Outcome::error(ToolErrorCode::Unavailable, message);
+                return self.done(outcome, Vec::new());
             }
         };
         let notes = match self.look(&session).await {
@@ -441,17 +454,16 @@ fn outcome_of(result: &CallToolResult) -> Outcome {
         parts.join("\n")
     };
     if result.is_error == Some(true) {
-        return Outcome::Error(format!("tool_error: {}", text()));
+        return Outcome::Error(ToolError::with_content(ToolErrorCode::ToolError, text()));
     }
     let value = match &result.structured_content {
         Some(value) => value.clone(),
         None => Value::String(text()),
     };
     if value.to_string().len() > RESULT_BYTES_MAX {
-        return Outcome::Error(format!(
-            "too_large: the tool was called, and its result has more than {} MiB",
-            RESULT_BYTES_MAX / (1024 * 1024)
-        ));
+        let mib = RESULT_BYTES_MAX / (1024 * 1024);
+        let message = format!("the tool was called, and its result has more than {mib} MiB");
+        return Outcome::error(ToolErrorCode::TooLarge, message);
     }
     Outcome::Result(value)
 }

@@ -13,6 +13,7 @@ use errand_core::effective::{self, CallerPolicies};
 use errand_core::id::TeamId;
 use errand_core::policy::{Hints, Policy, Settle};
 use errand_core::schema::weigh;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use errand_store::{Connection, StoreError};
 use serde_json::{Map, Value, json};
@@ -203,8 +204,12 @@ impl Tool for Refused {
 
     async fn run(&self, _: &ToolContext, _: Map<String, Value>) -> Outcome {
         let Self(name, why) = self;
-        Outcome::Error(format!(
-            "unusable_schema: {name} was not called, because its server provides a schema that cannot be checked ({why}); its author must change it"
+        let message = format!(
+            "{name} was not called, because its server provides a schema that cannot be checked ({why}); its author must change it"
+        );
+        Outcome::Error(ToolError::with_content(
+            ToolErrorCode::UnusableSchema,
+            message,
         ))
     }
 }
@@ -232,8 +237,9 @@ impl Tool for Unprobed {
 
     async fn run(&self, _: &ToolContext, _: Map<String, Value>) -> Outcome {
         let name = &self.0;
-        Outcome::Error(format!(
-            "not_run: the connection {name} was not probed since it was created or its address was changed, and nothing was called: an admin must review its tools and probe it (POST /v1/connections/{{connection_id}}/probe, or its page)"
-        ))
+        let message = format!(
+            "the connection {name} was not probed since it was created or its address was changed, and nothing was called: an admin must review its tools and probe it (POST /v1/connections/{{connection_id}}/probe, or its page)"
+        );
+        Outcome::error(ToolErrorCode::NotRun, message)
     }
 }

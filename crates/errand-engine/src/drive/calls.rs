@@ -8,6 +8,7 @@ use errand_core::connection::is_tool;
 use errand_core::human::{HumanRequest, RequestDraft, Resolution};
 use errand_core::ledger::{OpenCall, STARTED_RUN};
 use errand_core::policy::Settle;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{Body, Outcome, ToolCall};
 use errand_store::model::{Runnable, StepEnd};
 use errand_store::{StartChild, StoreError};
@@ -24,7 +25,7 @@ use crate::tool::{CallResult, LookedUp, Source, Tool, ToolContext, assignment};
 /// Calls as they go out.
 pub(super) struct Filled {
     /// For each call its arguments, or the error that it gets.
-    pub(super) arguments: Vec<Result<Map<String, Value>, String>>,
+    pub(super) arguments: Vec<Result<Map<String, Value>, ToolError>>,
     /// What is taken out of what comes back.
     pub(super) secrets: Option<Arc<Secrets>>,
 }
@@ -54,7 +55,7 @@ impl Driver<'_> {
             Ok(secrets) => secrets.fill_arguments(&call.arguments, &self.build.reach.secrets),
             Err(error) => {
                 tracing::error!(run.id = %self.run.id, error = error as &dyn StdError, "the team's secrets cannot be opened");
-                Err("not_run: the team's secrets cannot be opened, so that what comes back could not be masked; the log of the server says why".to_owned())
+                Err(ToolError::new(ToolErrorCode::NotRun, "the team's secrets cannot be opened, so that what comes back could not be masked; the log of the server says why"))
             }
         });
         Filled {
@@ -117,7 +118,7 @@ impl Driver<'_> {
         &mut self,
         call: &ToolCall,
         context: &ToolContext,
-    ) -> Result<Result<(), String>, DriveError> {
+    ) -> Result<Result<(), ToolError>, DriveError> {
         if self
             .ledger
             .open
@@ -191,7 +192,10 @@ impl Driver<'_> {
                 };
                 found
             }
-            None => LookedUp::Unknown("outcome_unknown: the tool is gone".to_owned()),
+            None => LookedUp::Unknown(ToolError::new(
+                ToolErrorCode::OutcomeUnknown,
+                "the tool is gone",
+            )),
         };
         match found {
             LookedUp::Done(value) => self.push(result_of(&open.call, Outcome::Result(value))),
@@ -291,7 +295,7 @@ pub(super) async fn call_tool(
     clock: &Clock,
     call: &ToolCall,
     context: &ToolContext,
-    arguments: Result<Map<String, Value>, String>,
+    arguments: Result<Map<String, Value>, ToolError>,
     tool: Option<Arc<dyn Tool>>,
     secrets: Option<&Secrets>,
 ) -> CallResult {
@@ -300,15 +304,15 @@ pub(super) async fn call_tool(
         Err(error) => return CallResult::of(Outcome::Error(error)),
     };
     let Some(tool) = tool else {
-        let error = format!("unknown_tool: there is no tool {:?}", call.name);
-        return CallResult::of(Outcome::Error(error));
+        let message = format!("there is no tool {:?}", call.name);
+        return CallResult::of(Outcome::error(ToolErrorCode::UnknownTool, message));
     };
     let called = patiently(clock, &context.cancel, || {
         tool.call(context, arguments.clone())
     });
     let Some(result) = called.await else {
-        let error = "not_run: the server had run out of open files or memory, and the call was given up while it waited; nothing was done";
-        return CallResult::of(Outcome::Error(error.to_owned()));
+        let message = "the server had run out of open files or memory, and the call was given up while it waited; nothing was done";
+        return CallResult::of(Outcome::error(ToolErrorCode::NotRun, message));
     };
     masked(result, secrets.filter(|_| tool.takes_secrets()))
 }
@@ -338,7 +342,7 @@ fn masked(result: CallResult, secrets: Option<&Secrets>) -> CallResult {
 pub(super) fn known(late: Vec<(String, Outcome)>) -> Vec<(String, Outcome)> {
     late.into_iter()
         .filter(|(_, outcome)| {
-            !matches!(outcome, Outcome::Error(error) if error.starts_with("interrupted:"))
+            !matches!(outcome, Outcome::Error(error) if error.code() == ToolErrorCode::Interrupted)
         })
         .collect()
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use errand_core::policy::Hints;
+use errand_core::tool_error::ToolErrorCode;
 use errand_core::transcript::Outcome;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
@@ -57,10 +58,11 @@ impl Tool for Asking {
     }
 
     async fn run(&self, _context: &ToolContext, _arguments: Map<String, Value>) -> Outcome {
-        Outcome::Error(format!(
-            "not_run: {} asks a person, and its result is that person's answer; it cannot be executed as a tool",
+        let message = format!(
+            "{} asks a person, and its result is that person's answer; it cannot be executed as a tool",
             self.name
-        ))
+        );
+        Outcome::error(ToolErrorCode::NotRun, message)
     }
 }
 

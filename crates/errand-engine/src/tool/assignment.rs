@@ -5,12 +5,13 @@
 
 use async_trait::async_trait;
 use errand_core::policy::Hints;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::files::arguments::{hints_of, read, schema_of};
+use super::files::arguments::{hints_of, parse, schema_of};
 use super::{Tool, ToolContext};
 
 pub(crate) const NAME: &str = "run_assignment";
@@ -31,8 +32,8 @@ pub(crate) struct Arguments {
 ///
 /// # Errors
 /// The error that becomes the result of the call.
-pub(crate) fn arguments(given: &Map<String, Value>) -> Result<Arguments, String> {
-    read(given).map_err(|error| error.to_string())
+pub(crate) fn arguments(given: &Map<String, Value>) -> Result<Arguments, ToolError> {
+    parse(given)
 }
 
 #[async_trait]
@@ -54,6 +55,9 @@ impl Tool for RunAssignment {
     }
 
     async fn run(&self, _context: &ToolContext, _arguments: Map<String, Value>) -> Outcome {
-        Outcome::Error("not_run: a run is started by the engine, not as a tool".to_owned())
+        Outcome::error(
+            ToolErrorCode::NotRun,
+            "a run is started by the engine, not as a tool",
+        )
     }
 }

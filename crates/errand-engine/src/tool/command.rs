@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use errand_core::error_chain::error_chain;
 use errand_core::path::{SandboxPath, WORKSPACE};
 use errand_core::policy::Hints;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use errand_sandbox::exec::{
     Bound, COMMAND_BYTES_MAX, Command, EndedBy, ExecError, Finished, Limits, Output, SandboxExec,
@@ -103,21 +104,25 @@ impl RunCommand {
         &self,
         context: &ToolContext,
         arguments: &Map<String, Value>,
-    ) -> Result<Value, String> {
+    ) -> Result<Value, ToolError> {
         let command = command_of(arguments)?;
         let exec = match &self.exec {
             Ok(exec) => exec,
-            Err(why) => return Err(format!("unavailable: {}", unavailable_message(why))),
+            Err(why) => {
+                return Err(ToolError::new(
+                    ToolErrorCode::Unavailable,
+                    unavailable_message(why),
+                ));
+            }
         };
-        let not_run =
-            "not_run: the run was stopped, or the server is shutting down: nothing was done";
-        let workspace = context
-            .workspace
-            .clone()
-            .ok_or_else(|| not_run.to_owned())?;
+        let not_run = || {
+            let message = "the run was stopped, or the server is shutting down: nothing was done";
+            ToolError::new(ToolErrorCode::NotRun, message)
+        };
+        let workspace = context.workspace.clone().ok_or_else(not_run)?;
         let root = place(&workspace, &command.cwd).await?;
         if context.cancel.is_cancelled() {
-            return Err(not_run.to_owned());
+            return Err(not_run());
         }
         let waiting = workspace
             .take_shell()
@@ -131,7 +136,7 @@ impl RunCommand {
         };
         let change = begin_change(&root).await;
         if context.cancel.is_cancelled() {
-            return Err(not_run.to_owned());
+            return Err(not_run());
         }
         let finished = self
             .run_in(shell, &command, context)
@@ -197,13 +202,13 @@ fn unavailable_message(why: &Unavailable) -> String {
 }
 
 /// Parses and validates the arguments. The error becomes the result of the call.
-fn command_of(arguments: &Map<String, Value>) -> Result<Command, String> {
+fn command_of(arguments: &Map<String, Value>) -> Result<Command, ToolError> {
     let Arguments {
         command,
         timeout_s,
         cwd,
-    } = arguments::read_or_say(arguments)?;
-    let wrong = |what: String| format!("invalid_arguments: {what}");
+    } = arguments::parse(arguments)?;
+    let wrong = |what: String| ToolError::new(ToolErrorCode::InvalidArguments, what);
     if command.trim().is_empty() {
         return Err(wrong("`command` is empty".to_owned()));
     }
@@ -233,25 +238,40 @@ fn command_of(arguments: &Map<String, Value>) -> Result<Command, String> {
 }
 
 /// Opens the workspace and checks that the working directory exists.
-async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, String> {
+async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, ToolError> {
     let (workspace, cwd) = (workspace.clone(), cwd.clone());
     let looked = tokio::task::spawn_blocking(move || {
-        let root = workspace
-            .root()
-            .map_err(|error| ("unavailable: the sandbox cannot be opened", error))?;
-        root.measure_where_tight()
-            .map_err(|error| ("unavailable: the sandbox cannot be measured", error))?;
+        let root = workspace.root().map_err(|error| {
+            (
+                ToolErrorCode::Unavailable,
+                "the sandbox cannot be opened",
+                error,
+            )
+        })?;
+        root.measure_where_tight().map_err(|error| {
+            (
+                ToolErrorCode::Unavailable,
+                "the sandbox cannot be measured",
+                error,
+            )
+        })?;
         root.check_directory(&cwd)
-            .map_err(|error| ("invalid_arguments: `cwd`", error))?;
+            .map_err(|error| (ToolErrorCode::InvalidArguments, "`cwd`", error))?;
         Ok(root.clone())
     });
     match looked.await {
         Ok(Ok(root)) => Ok(root),
-        Ok(Err((what, error))) => {
+        Ok(Err((code, what, error))) => {
             note(&error);
-            Err(format!("{what}: {}", error_chain(&error)))
+            Err(ToolError::new(
+                code,
+                format!("{what}: {}", error_chain(&error)),
+            ))
         }
-        Err(_) => Err("internal: the server failed; nothing was done".to_owned()),
+        Err(_) => Err(ToolError::new(
+            ToolErrorCode::Internal,
+            "the server failed; nothing was done",
+        )),
     }
 }
 
@@ -266,16 +286,17 @@ async fn begin_change(root: &Root) -> Option<Change> {
 }
 
 /// The error of a call whose command was not started.
-fn failed(context: &ToolContext, error: &ExecError) -> String {
+fn failed(context: &ToolContext, error: &ExecError) -> ToolError {
     // If descriptors or memory ran out, the call is repeated later. This is safe, because the command was not started.
-    if note(error) || error.says_exhausted() && note_anyway(&error.to_string()) {
-        return format!("unavailable: {}; nothing was done", error_chain(error));
+    let is_noted = note(error) || error.says_exhausted() && note_anyway(&error.to_string());
+    if !is_noted {
+        tracing::error!(run.id = %context.run, cause = error_chain(error), "a command could not be isolated");
     }
-    tracing::error!(run.id = %context.run, cause = error_chain(error), "a command could not be isolated");
-    format!("unavailable: {}; nothing was done", error_chain(error))
+    let message = format!("{}; nothing was done", error_chain(error));
+    ToolError::new(ToolErrorCode::Unavailable, message)
 }
 
-fn outcome(finished: &Finished, context: &ToolContext, limits: Limits) -> Result<Value, String> {
+fn outcome(finished: &Finished, context: &ToolContext, limits: Limits) -> Result<Value, ToolError> {
     let ended_by = match finished.ended_by {
         Some(EndedBy::Bound(bound)) => return Err(passed(bound, limits, finished)),
         Some(EndedBy::Stop) if context.draining.is_cancelled() => Some("server_stop"),
@@ -298,7 +319,7 @@ fn outcome(finished: &Finished, context: &ToolContext, limits: Limits) -> Result
 }
 
 /// The error of a command that exceeded a limit.
-fn passed(bound: Bound, limits: Limits, finished: &Finished) -> String {
+fn passed(bound: Bound, limits: Limits, finished: &Finished) -> ToolError {
     let (what, setting, most) = match bound {
         Bound::Memory => (
             "memory",
@@ -326,14 +347,14 @@ fn passed(bound: Bound, limits: Limits, finished: &Finished) -> String {
         Bound::Terminals => ("pseudo terminals", "the server", 64),
     };
     let mut text = format!(
-        "limit_exceeded: the command used more {what} than {setting} allows ({most}) and was stopped; its changes until then remain"
+        "the command used more {what} than {setting} allows ({most}) and was stopped; its changes until then remain"
     );
     for (name, output) in [("stdout", &finished.stdout), ("stderr", &finished.stderr)] {
         if !output.text.is_empty() {
             text.push_str(&format!("\n{name}: {}", end_of(output)));
         }
     }
-    text
+    ToolError::with_content(ToolErrorCode::LimitExceeded, text)
 }
 
 fn end_of(output: &Output) -> &str {

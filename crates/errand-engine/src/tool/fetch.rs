@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use errand_core::config::HostPattern;
 use errand_core::policy::Hints;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -31,7 +32,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::files::arguments::{hints_of, read, schema_of};
+use super::files::arguments::{self, hints_of, schema_of};
 use super::{CallResult, Source, Tool, ToolContext};
 use crate::net::{Answer, Bounds, GuardedClient, RequestError};
 use crate::parse::{self, ParseError, TeamParsers};
@@ -135,16 +136,16 @@ impl Tool for FetchUrl {
         };
         let got = tokio::select! {
             got = tokio::time::timeout(self.time_max, all) => got,
-            () = context.cancel.cancelled() => return CallResult::of(Outcome::Error("interrupted: the call was cancelled before the page arrived".to_owned())),
+            () = context.cancel.cancelled() => return CallResult::of(Outcome::error(ToolErrorCode::Interrupted, "the call was cancelled before the page arrived")),
         };
         let outcome = match got {
             Ok(Ok(page)) => Outcome::Result(page),
             Ok(Err(error)) => Outcome::Error(error),
             Err(_) => {
                 let seconds = self.time_max.as_secs();
-                Outcome::Error(format!(
-                    "timed_out: the page did not arrive, or could not be read, within {seconds} s"
-                ))
+                let message =
+                    format!("the page did not arrive, or could not be read, within {seconds} s");
+                Outcome::error(ToolErrorCode::TimedOut, message)
             }
         };
         let from = shown(&at.lock().unwrap_or_else(PoisonError::into_inner));
@@ -166,11 +167,12 @@ impl Tool for FetchUrl {
     }
 }
 
-fn request_of(arguments: &Map<String, Value>) -> Result<(Url, HeaderMap), String> {
-    let Arguments { url, headers } = read(arguments).map_err(|error| error.to_string())?;
+fn request_of(arguments: &Map<String, Value>) -> Result<(Url, HeaderMap), ToolError> {
+    let Arguments { url, headers } = arguments::parse(arguments)?;
+    let bad = |message| ToolError::new(ToolErrorCode::BadArguments, message);
     // The address is not repeated in the error: it may contain a secret.
-    let url = Url::parse(url.trim())
-        .map_err(|error| format!("bad_arguments: `url` is not an address: {error}"))?;
+    let url =
+        Url::parse(url.trim()).map_err(|error| bad(format!("`url` is not an address: {error}")))?;
     let mut all = HeaderMap::new();
     for (name, value) in headers.unwrap_or_default() {
         let lower = name.to_ascii_lowercase();
@@ -178,13 +180,17 @@ fn request_of(arguments: &Map<String, Value>) -> Result<(Url, HeaderMap), String
             .ok()
             .filter(|_| !HEADERS_OF_OURS.contains(&lower.as_str()))
             .ok_or_else(|| {
-                format!("bad_arguments: `headers`: {name:?} is not a header that can be set")
+                bad(format!(
+                    "`headers`: {name:?} is not a header that can be set"
+                ))
             })?;
         let mut value = value
             .as_str()
             .and_then(|value| HeaderValue::from_str(value).ok())
             .ok_or_else(|| {
-                format!("bad_arguments: `headers`: {name} must be a string without line breaks")
+                bad(format!(
+                    "`headers`: {name} must be a string without line breaks"
+                ))
             })?;
         value.set_sensitive(true);
         all.insert(named, value);
@@ -213,7 +219,7 @@ impl FetchUrl {
         headers: HeaderMap,
         hosts: Option<&[HostPattern]>,
         reached: &Mutex<Url>,
-    ) -> Result<Page, String> {
+    ) -> Result<Page, ToolError> {
         let origin = url.origin();
         let mut at = url;
         for _ in 0..=REDIRECTS_MAX {
@@ -236,14 +242,11 @@ impl FetchUrl {
                 .get(LOCATION)
                 .and_then(|location| location.to_str().ok())
                 .and_then(|location| at.join(location).ok())
-                .ok_or_else(|| {
-                    "bad_redirect: the page redirects without a valid address".to_owned()
-                })?;
+                .ok_or_else(|| bad_redirect("the page redirects without a valid address"))?;
             if at.scheme() == "https" && next.scheme() == "http" {
-                return Err(
-                    "bad_redirect: the page redirects from https to http, which is not followed"
-                        .to_owned(),
-                );
+                return Err(bad_redirect(
+                    "the page redirects from https to http, which is not followed",
+                ));
             }
             at = next;
             reached
@@ -251,13 +254,17 @@ impl FetchUrl {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone_from(&at);
         }
-        Err(format!(
-            "bad_redirect: the page redirects more than {REDIRECTS_MAX} times"
-        ))
+        Err(bad_redirect(format!(
+            "the page redirects more than {REDIRECTS_MAX} times"
+        )))
     }
 }
 
-fn allowed(url: &Url, hosts: Option<&[HostPattern]>) -> Result<(), String> {
+fn bad_redirect(message: impl Into<String>) -> ToolError {
+    ToolError::new(ToolErrorCode::BadRedirect, message)
+}
+
+fn allowed(url: &Url, hosts: Option<&[HostPattern]>) -> Result<(), ToolError> {
     let host = url.host_str().unwrap_or_default();
     let default = match url.scheme() {
         "http" => Some(80),
@@ -274,36 +281,37 @@ fn allowed(url: &Url, hosts: Option<&[HostPattern]>) -> Result<(), String> {
                 .port()
                 .map(|port| format!(":{port}"))
                 .unwrap_or_default();
-            Err(format!(
-                "not_allowed: {host}{port} is not among the hosts that this assignment may access (data.fetch_url.allow of its build; a host without a port means the default port only)"
-            ))
+            let message = format!(
+                "{host}{port} is not among the hosts that this assignment may access (data.fetch_url.allow of its build; a host without a port means the default port only)"
+            );
+            // The host may be one that a page redirected to.
+            Err(ToolError::with_content(ToolErrorCode::NotAllowed, message))
         }
         _ => Ok(()),
     }
 }
 
-fn explain(error: RequestError) -> String {
-    let word = match &error {
-        RequestError::Blocked(_) => "not_allowed",
-        RequestError::TimedOut { .. } => "timed_out",
+fn explain(error: RequestError) -> ToolError {
+    let code = match &error {
+        RequestError::Blocked(_) => ToolErrorCode::NotAllowed,
+        RequestError::TimedOut { .. } => ToolErrorCode::TimedOut,
         RequestError::Resolve { .. } | RequestError::Connect { .. } => {
             // Nothing was sent, so the call can be repeated when a descriptor is free.
             crate::exhausted::note(&error);
-            "unreachable"
+            ToolErrorCode::Unreachable
         }
-        RequestError::Send { .. } => "unreachable",
+        RequestError::Send { .. } => ToolErrorCode::Unreachable,
     };
-    format!("{word}: {}", errand_core::error_chain::error_chain(&error))
+    ToolError::with_content(code, errand_core::error_chain::error_chain(&error))
 }
 
-async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, String> {
+async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, ToolError> {
     let Page { url, answer } = page;
     let status = answer.status;
     if answer.body_is_cut {
-        return Err(format!(
-            "too_large: the page broke off, or has more than {} MB",
-            PAGE_BYTES_MAX / 1_000_000
-        ));
+        let mb = PAGE_BYTES_MAX / 1_000_000;
+        let message = format!("the page broke off, or has more than {mb} MB");
+        return Err(ToolError::new(ToolErrorCode::TooLarge, message));
     }
     let content_type = answer
         .headers
@@ -312,24 +320,25 @@ async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, String> {
         .unwrap_or("application/octet-stream")
         .to_owned();
     let Some(kind) = Kind::of(&content_type, &answer.body) else {
-        return Err(format!(
-            "not_text: the page has the type {content_type}, which is not supported"
-        ));
+        let message = format!("the page has the type {content_type}, which is not supported");
+        return Err(ToolError::with_content(ToolErrorCode::NotText, message));
     };
     let bytes = answer.body;
     // Decoding a large page takes too long for the async threads.
     let decoded = tokio::task::spawn_blocking(move || kind.decode(&bytes)).await;
-    let decoded = decoded.map_err(|_| "unreadable: the page could not be read".to_owned())?;
+    let decoded = decoded
+        .map_err(|_| ToolError::new(ToolErrorCode::Unreadable, "the page could not be read"))?;
     let text = match kind {
         Kind::Text(_) => decoded,
         Kind::Html(_) => parsers
             .text(parse::Kind::Html, decoded.into_bytes())
             .await
-            .map_err(|error| format!("{}: {error}", word_of(error)))?,
+            .map_err(|error| ToolError::new(code_of(error), error.to_string()))?,
     };
     if !status.is_success() {
         let start: String = text.chars().take(500).collect();
-        return Err(format!("http_status: the page answered {status}: {start}"));
+        let message = format!("the page answered {status}: {start}");
+        return Err(ToolError::with_content(ToolErrorCode::HttpStatus, message));
     }
     Ok(json!({
         "url": shown(&url),
@@ -338,16 +347,16 @@ async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, String> {
     }))
 }
 
-fn word_of(error: ParseError) -> &'static str {
+fn code_of(error: ParseError) -> ToolErrorCode {
     match error {
         ParseError::Exhausted => {
             crate::exhausted::note_anyway("a parser of documents cannot be started");
-            "busy"
+            ToolErrorCode::Busy
         }
-        ParseError::Busy => "busy",
-        ParseError::Unavailable => "unavailable",
-        ParseError::Size | ParseError::Text => "too_large",
-        _ => "unreadable",
+        ParseError::Busy => ToolErrorCode::Busy,
+        ParseError::Unavailable => ToolErrorCode::Unavailable,
+        ParseError::Size | ParseError::Text => ToolErrorCode::TooLarge,
+        _ => ToolErrorCode::Unreadable,
     }
 }
 

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use errand_core::path::SandboxPath;
 use errand_core::policy::{Hints, Settle};
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use errand_sandbox::Root;
 use schemars::JsonSchema;
@@ -131,7 +132,7 @@ async fn on_a_thread<R: Send + 'static>(
         && !error.is_noted()
         && error.is_the_servers()
     {
-        tracing::error!(run.id = %context.run, tool, kind = error.word(), cause = error.cause(), "a file operation in a sandbox failed on the server's side");
+        tracing::error!(run.id = %context.run, tool, kind = error.code().as_str(), cause = error.cause(), "a file operation in a sandbox failed on the server's side");
     }
     done
 }
@@ -162,16 +163,17 @@ impl<T: FileTool> Tool for Blocking<T> {
         &self,
         context: &ToolContext,
         arguments: &Map<String, Value>,
-    ) -> Result<Option<Value>, String> {
+    ) -> Result<Option<Value>, ToolError> {
         if self.hints().settle != Settle::LookUp {
             return Ok(None);
         }
-        let arguments = arguments::read::<T::Arguments>(arguments).map_err(|e| e.text())?;
+        let arguments =
+            arguments::read::<T::Arguments>(arguments).map_err(|e| e.to_tool_error())?;
         on_a_thread(context, T::NAME, move |root, _| {
             T::evidence(root, arguments)
         })
         .await
-        .map_err(|e| e.text())
+        .map_err(|e| e.to_tool_error())
     }
 
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
@@ -190,7 +192,7 @@ impl<T: FileTool> Tool for Blocking<T> {
         };
         match done {
             Ok(result) => Outcome::Result(result),
-            Err(error) => Outcome::Error(error.text()),
+            Err(error) => Outcome::Error(error.to_tool_error()),
         }
     }
 
@@ -200,7 +202,8 @@ impl<T: FileTool> Tool for Blocking<T> {
         arguments: &Map<String, Value>,
         evidence: Option<&Value>,
     ) -> LookedUp {
-        let unknown = |why: &str| LookedUp::Unknown(format!("outcome_unknown: {why}"));
+        let unknown =
+            |why: &str| LookedUp::Unknown(ToolError::new(ToolErrorCode::OutcomeUnknown, why));
         let Some(evidence) = evidence.cloned() else {
             return unknown(
                 "the server restarted, and nothing was recorded that tells whether the call was done; check the files",
@@ -220,7 +223,7 @@ impl<T: FileTool> Tool for Blocking<T> {
             Ok(None) => unknown("the server restarted and the file has changed since; check it"),
             Err(error) => unknown(&format!(
                 "the server restarted, and it cannot be determined whether the call was done ({})",
-                error.text()
+                error.to_tool_error()
             )),
         }
     }

@@ -1,5 +1,6 @@
 use errand_core::human::Origin;
 use errand_core::id::BuildId;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use proptest::prelude::*;
 use rusqlite::params;
@@ -152,7 +153,10 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     let refused = runs.f.store.commit_step(late).await;
     assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
 
-    let outcome = vec![("c2".to_owned(), Outcome::Error("interrupted: x".to_owned()))];
+    let outcome = vec![(
+        "c2".to_owned(),
+        Outcome::Error(ToolError::from_text("interrupted: x")),
+    )];
     runs.f
         .store
         .leave(run, claim, outcome, runs.now)
@@ -419,13 +423,13 @@ async fn what_a_fork_cuts_is_taken_again_unless_it_may_have_been_done() {
         Body::HumanResponse { resolution: Resolution::Stopped, .. },
         Body::ToolResult { outcome: Outcome::Error(why), .. },
         Body::Retried { .. },
-    ] if why.starts_with("not_run: "));
+    ] if why.code() == ToolErrorCode::NotRun);
     assert!(closed, "{of:#?}");
     // A call that had begun has an unknown outcome, and nothing is repeated.
     let (at_work, _) = runs.at_work().await;
     let forked = fork(at_work, None).await.unwrap();
     let of = bodies(&runs, RunId::from_stored(forked.run.id)).await;
-    let unknown = matches!(&of[5..], [Body::ToolResult { outcome: Outcome::Error(why), .. }] if why.starts_with("outcome_unknown: "));
+    let unknown = matches!(&of[5..], [Body::ToolResult { outcome: Outcome::Error(why), .. }] if why.code() == ToolErrorCode::OutcomeUnknown);
     assert!(unknown, "{of:#?}");
     // After a failure, it continues from the step that failed.
     let failed = runs.failed().await;

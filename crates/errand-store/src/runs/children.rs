@@ -24,6 +24,7 @@ use errand_core::ledger::Ledger;
 use errand_core::limits::RUN_CHILDREN_DEFAULT;
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{Body, Outcome};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::json;
@@ -99,7 +100,7 @@ pub(crate) fn start(
         Ok(()) => Ok(Child::Waits(new.id)),
         // Refused before anything was written. The caller's model gets the reason.
         Err(StoreError::Invalid { message, .. } | StoreError::Refused(message)) => Ok(
-            Child::Gives(None, Outcome::Error(format!("not_run: {message}"))),
+            Child::Gives(None, Outcome::error(ToolErrorCode::NotRun, message)),
         ),
         Err(error) => Err(error),
     }
@@ -329,12 +330,16 @@ fn gives(conn: &Connection, child: &RunRow, call_id: &str) -> Result<Child> {
                 .map_or(("", ""), |e| (&e.code, &e.message));
             // The message may contain untrusted text, so it is quoted.
             let message: String = message.chars().take(ERROR_CHARS_MAX).collect();
-            Outcome::Error(format!(
-                "child_failed: the run {} failed with the code {code}; its message: {message:?}",
+            let message = format!(
+                "the run {} failed with the code {code}; its message: {message:?}",
                 child.id
-            ))
+            );
+            Outcome::Error(ToolError::with_content(ToolErrorCode::ChildFailed, message))
         }
-        _ => Outcome::Error(format!("child_stopped: the run {} was stopped", child.id)),
+        _ => Outcome::error(
+            ToolErrorCode::ChildStopped,
+            format!("the run {} was stopped", child.id),
+        ),
     };
     Ok(Child::Gives(Some(Box::new(source)), outcome))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use errand_core::id::RunId;
 use errand_core::policy::{Hints, Settle};
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use errand_engine::tool::{LookedUp, Tool, ToolContext};
 use serde_json::{Map, Value, json};
@@ -161,11 +162,11 @@ impl Tool for SimTool {
             }
             self.world.note(&format!("{call} breaks off"));
             self.world.state().saw("call broken off");
-            return Outcome::Error("interrupted: the tool was canceled".to_owned());
+            return Outcome::error(ToolErrorCode::Interrupted, "the tool was canceled");
         }
         if fails && !at_once {
             self.world.note(&format!("{call} fails"));
-            return Outcome::Error("failed: the simulated tool failed".to_owned());
+            return Outcome::Error(ToolError::from_text("failed: the simulated tool failed"));
         }
         if !at_once {
             self.has_effect(context.run, &exact);
@@ -189,7 +190,10 @@ impl Tool for SimTool {
         let (found, word) = if call.done {
             (LookedUp::Done(json!({"ok": exact})), "done")
         } else if cannot_tell {
-            let unknown = "outcome_unknown: the simulated tool cannot tell".to_owned();
+            let unknown = ToolError::new(
+                ToolErrorCode::OutcomeUnknown,
+                "the simulated tool cannot tell",
+            );
             (LookedUp::Unknown(unknown), "unknown")
         } else {
             call.found_undone += 1;

@@ -156,7 +156,7 @@ pub(super) async fn entry(
         Some(Body::ToolResult {
             outcome: Outcome::Error(error),
             ..
-        }) => error,
+        }) => error.to_string(),
         Some(Body::ToolCall { call, .. }) => {
             super::text::pretty(&serde_json::Value::Object(call.arguments))
         }

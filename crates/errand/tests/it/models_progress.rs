@@ -329,7 +329,7 @@ async fn stubborn() -> (World, String) {
 /// How often a repeated call was refused.
 async fn refused(world: &World, run: &str) -> usize {
     let texts = world.texts(run).await;
-    let refusal = format!("error {DENIED_BEFORE}");
+    let refusal = format!("error denied: {DENIED_BEFORE}");
     texts.iter().filter(|text| **text == refusal).count()
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Drive, Open};
 use crate::human::{OnExpire, Resolution};
 use crate::playbook::{Known, Playbook};
+use crate::tool_error::ToolError;
 use crate::transcript::{Body, Outcome};
 use crate::turn::Move;
 
@@ -75,7 +76,7 @@ fn playbook() -> impl Strategy<Value = Value> {
 
 fn outcome(chance: u8) -> Outcome {
     match chance % 5 {
-        0 => Outcome::Error("boom".to_owned()),
+        0 => Outcome::Error(ToolError::from_text("boom")),
         1 => Outcome::Result(json!([1, "two"])),
         2 => Outcome::Result(json!("m1")),
         3 => Outcome::Result(json!(1)),

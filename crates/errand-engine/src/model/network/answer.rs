@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use errand_core::connection::is_tool;
 use errand_core::limits::EMPTY_ANSWERS_MAX;
 use errand_core::schema::{Weight, size, weigh};
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{AnswerKind, Body, ModelCall};
 use errand_core::turn::{MarkedMove, Move};
 use jsonschema::Validator;
@@ -80,7 +81,7 @@ impl Toolbox {
         &self,
         reply: &Reply,
         evaluators: impl Fn() -> TeamEvaluators,
-    ) -> BTreeMap<usize, Option<String>> {
+    ) -> BTreeMap<usize, Option<ToolError>> {
         let mut found = BTreeMap::new();
         for (number, raw) in reply.calls.iter().enumerate() {
             let Some((schema, check)) = self.offers.get(&raw.name) else {
@@ -95,14 +96,20 @@ impl Toolbox {
                 continue;
             }
             let error = match check {
-                Check::Refused(why) => Some(format!(
-                    "unusable_schema: the tool was not called, since its server gives a schema that cannot be checked ({why}); its maker must change it"
-                )),
+                Check::Refused(why) => {
+                    let message = format!(
+                        "the tool was not called, since its server gives a schema that cannot be checked ({why}); its maker must change it"
+                    );
+                    Some(ToolError::with_content(
+                        ToolErrorCode::UnusableSchema,
+                        message,
+                    ))
+                }
                 _ => match evaluators().misfit(schema, &given).await {
-                    Ok(misfit) => misfit.map(|misfit| misfit_message(&misfit)),
-                    Err(error) => Some(format!(
-                        "invalid_arguments: they could not be checked against the tool's schema: {error}; the tool was not called"
-                    )),
+                    Ok(misfit) => misfit.map(|misfit| misfit_error(&misfit)),
+                    Err(error) => Some(invalid_arguments(format!(
+                        "they could not be checked against the tool's schema: {error}; the tool was not called"
+                    ))),
                 },
             };
             found.insert(number, error);
@@ -111,7 +118,7 @@ impl Toolbox {
     }
 
     /// The error of a call, or `None` if the call can be executed.
-    fn wrong_with(&self, name: &str, arguments: &Map<String, Value>) -> Option<String> {
+    fn wrong_with(&self, name: &str, arguments: &Map<String, Value>) -> Option<ToolError> {
         let Some((schema, check)) = self.offers.get(name) else {
             let known: Vec<_> = self.offers.keys().map(String::as_str).collect();
             let known = if known.is_empty() {
@@ -119,13 +126,14 @@ impl Toolbox {
             } else {
                 format!("there are {}", known.join(", "))
             };
-            return Some(format!("unknown_tool: there is no tool {name:?}; {known}"));
+            let message = format!("there is no tool {name:?}; {known}");
+            return Some(ToolError::new(ToolErrorCode::UnknownTool, message));
         };
         let Check::Here(validator, _) = check.get_or_init(|| Check::of(name, schema)) else {
             return None;
         };
         let given = Value::Object(without_nulls(arguments, schema));
-        first_misfit(validator, &given).map(|misfit| misfit_message(&misfit))
+        first_misfit(validator, &given).map(|misfit| misfit_error(&misfit))
     }
 }
 
@@ -141,7 +149,11 @@ fn is_here(check: &Check, given: &Value) -> bool {
     }
 }
 
-fn misfit_message(misfit: &Misfit) -> String {
+fn invalid_arguments(message: String) -> ToolError {
+    ToolError::new(ToolErrorCode::InvalidArguments, message)
+}
+
+fn misfit_error(misfit: &Misfit) -> ToolError {
     let field = misfit.place.trim_start_matches('/').replace('/', ".");
     let field = if field.is_empty() {
         String::new()
@@ -153,7 +165,7 @@ fn misfit_message(misfit: &Misfit) -> String {
     if message.chars().count() == MESSAGE_CHARS_MAX {
         message.push('…');
     }
-    format!("invalid_arguments: {field}{message}")
+    invalid_arguments(format!("{field}{message}"))
 }
 
 /// Removes optional arguments that are `null`: some models send `null` for an absent argument.
@@ -172,7 +184,7 @@ fn without_nulls(arguments: &Map<String, Value>, schema: &Value) -> Map<String, 
 fn object(
     arguments: RawArguments,
     cut: bool,
-) -> Result<Map<String, Value>, (Map<String, Value>, String)> {
+) -> Result<Map<String, Value>, (Map<String, Value>, ToolError)> {
     let text = match arguments {
         RawArguments::Value(Value::Object(map)) => return Ok(map),
         RawArguments::Value(Value::Null) => return Ok(Map::new()),
@@ -193,7 +205,7 @@ fn object(
     let kept = Map::from_iter([("unreadable_arguments".to_owned(), json!(start))]);
     Err((
         kept,
-        format!("invalid_arguments: the arguments cannot be read: {why}"),
+        invalid_arguments(format!("the arguments cannot be read: {why}")),
     ))
 }
 
@@ -201,7 +213,7 @@ fn object(
 /// ids.
 pub(super) fn turn(
     reply: Reply,
-    (toolbox, checked): (&Toolbox, &BTreeMap<usize, Option<String>>),
+    (toolbox, checked): (&Toolbox, &BTreeMap<usize, Option<ToolError>>),
     mut call: ModelCall,
     empty: u32,
     id: impl Fn() -> String,

@@ -268,7 +268,7 @@ impl Conversation {
     fn result(&mut self, call_id: &str, outcome: &Outcome) {
         let (text, is_error) = match outcome {
             Outcome::Result(value) => (plain(value), false),
-            Outcome::Error(error) => (error.clone(), true),
+            Outcome::Error(error) => (error.to_string(), true),
         };
         let image = match outcome {
             Outcome::Result(value) => value

@@ -164,7 +164,9 @@ async fn an_executed_asking_tool_fails() {
             panic!("{} gave an answer", tool.name());
         };
         assert!(
-            error.starts_with(&format!("not_run: {} asks a person", tool.name())),
+            error
+                .to_string()
+                .starts_with(&format!("not_run: {} asks a person", tool.name())),
             "{error}"
         );
     }

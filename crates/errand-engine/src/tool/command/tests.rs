@@ -64,7 +64,9 @@ fn invalid_arguments_are_named() {
             "`dir` is not an argument",
         ),
     ] {
-        let error = command_of(&given(arguments.clone())).unwrap_err();
+        let error = command_of(&given(arguments.clone()))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("invalid_arguments: ") && error.contains(wrong),
             "{arguments}: {error}"
@@ -88,7 +90,7 @@ async fn a_tool_that_is_off_says_why_and_needs_no_sandbox() {
     let outcome = tool
         .run(&context(), given(json!({"command": "true"})))
         .await;
-    assert_eq!(outcome, Outcome::Error(format!("unavailable: {said}")));
+    assert_eq!(outcome, Outcome::error(ToolErrorCode::Unavailable, said));
 }
 
 #[test]
@@ -120,7 +122,9 @@ fn each_kind_of_end_has_its_own_result() {
         (Bound::FileSize, "sandbox.file_bytes_max"),
         (Bound::Output, "more output than"),
     ] {
-        let error = result_of(Some(EndedBy::Bound(bound))).unwrap_err();
+        let error = result_of(Some(EndedBy::Bound(bound)))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("limit_exceeded: ") && error.contains(setting),
             "{error}"

@@ -4,6 +4,7 @@
 //! which corrects its call from the message alone.
 
 use errand_core::policy::{Hints, Settle, builtin};
+use errand_core::tool_error::ToolError;
 use schemars::generate::SchemaSettings;
 use schemars::transform::transform_subschemas;
 use schemars::{JsonSchema, Schema};
@@ -68,11 +69,11 @@ pub(in crate::tool) fn read<T: JsonSchema + for<'a> Deserialize<'a>>(
     })
 }
 
-/// Same as [`read`], but with the error as text for the call.
-pub(in crate::tool) fn read_or_say<T: JsonSchema + for<'a> Deserialize<'a>>(
+/// Same as [`read`], with the error that the call gets.
+pub(in crate::tool) fn parse<T: JsonSchema + for<'a> Deserialize<'a>>(
     arguments: &Map<String, Value>,
-) -> Result<T, String> {
-    read(arguments).map_err(|error| error.text())
+) -> Result<T, ToolError> {
+    read(arguments).map_err(|error| error.to_tool_error())
 }
 
 /// Describes the error, as far as the schema shows it.

@@ -1,6 +1,7 @@
 //! Errors of the file tools: a stable code and a message that says what to do.
 
 use errand_core::path::{BadPath, SandboxPath};
+use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_sandbox::{EditError, FileError};
 
 use crate::exhausted::{note, note_anyway};
@@ -62,41 +63,40 @@ pub(in crate::tool) enum CallError {
 }
 
 impl CallError {
-    /// The error as the call gets it: `<code>: <message>`.
-    pub(super) fn text(&self) -> String {
-        let mut text = format!("{}: {self}", self.word());
+    /// The error that the call gets.
+    pub(in crate::tool) fn to_tool_error(&self) -> ToolError {
+        let mut message = self.to_string();
         if let Some(cause) = self.cause() {
-            text = format!("{text}: {cause}");
+            message = format!("{message}: {cause}");
         }
-        text
+        ToolError::new(self.code(), message)
     }
 
-    /// The stable code.
-    pub(super) fn word(&self) -> &'static str {
+    pub(super) fn code(&self) -> ToolErrorCode {
         match self {
-            Self::Arguments(_) | Self::Path { .. } => "invalid_arguments",
-            Self::File(error) => word_of(error),
+            Self::Arguments(_) | Self::Path { .. } => ToolErrorCode::InvalidArguments,
+            Self::File(error) => code_of(error),
             Self::Document { source, .. } => match source {
                 ParseError::Size
                 | ParseError::Pages
                 | ParseError::Parts
                 | ParseError::Inflated
-                | ParseError::Text => "too_large",
-                ParseError::NoText => "no_text",
-                ParseError::Busy | ParseError::Exhausted => "busy",
-                ParseError::Unavailable => "unavailable",
+                | ParseError::Text => ToolErrorCode::TooLarge,
+                ParseError::NoText => ToolErrorCode::NoText,
+                ParseError::Busy | ParseError::Exhausted => ToolErrorCode::Busy,
+                ParseError::Unavailable => ToolErrorCode::Unavailable,
                 ParseError::Encrypted
                 | ParseError::Broken
                 | ParseError::Failed
-                | ParseError::TooSlow => "unreadable_document",
+                | ParseError::TooSlow => ToolErrorCode::UnreadableDocument,
             },
             Self::FileTooLarge { .. }
             | Self::PartTooLarge { .. }
             | Self::ContentTooLarge { .. }
-            | Self::SearchTooLarge { .. } => "too_large",
-            Self::NotRun => "not_run",
-            Self::Interrupted => "interrupted",
-            Self::BrokeOff { .. } => "internal",
+            | Self::SearchTooLarge { .. } => ToolErrorCode::TooLarge,
+            Self::NotRun => ToolErrorCode::NotRun,
+            Self::Interrupted => ToolErrorCode::Interrupted,
+            Self::BrokeOff { .. } => ToolErrorCode::Internal,
         }
     }
 
@@ -137,33 +137,32 @@ impl CallError {
     }
 }
 
-/// These codes are part of the public interface and never change. A new variant gets its own code, unless the caller
-/// would react in the same way.
-fn word_of(error: &FileError) -> &'static str {
+/// A new variant gets its own code, unless the caller would react in the same way.
+fn code_of(error: &FileError) -> ToolErrorCode {
     match error {
-        FileError::NotFound { .. } => "not_found",
-        FileError::NotADirectory { .. } => "not_a_directory",
-        FileError::IsADirectory { .. } => "is_a_directory",
-        FileError::NotARegularFile { .. } => "not_a_regular_file",
-        FileError::LinkInTheWay { .. } => "link_in_the_way",
-        FileError::OtherFileSystem { .. } => "other_file_system",
-        FileError::TooLarge { .. } => "too_large",
-        FileError::SandboxFull { .. } | FileError::TeamFull { .. } => "sandbox_full",
-        FileError::NotUtf8 { .. } => "not_utf8",
-        FileError::ReservedName { .. } => "reserved_name",
-        FileError::NoPermission { .. } => "no_permission",
-        FileError::NoSpace { .. } => "no_space",
-        FileError::Exhausted { .. } => "unavailable",
-        FileError::UploadBroken { .. } => "upload_broken",
-        FileError::SandboxMissing => "sandbox_missing",
-        FileError::BadPattern { .. } => "invalid_arguments",
+        FileError::NotFound { .. } => ToolErrorCode::NotFound,
+        FileError::NotADirectory { .. } => ToolErrorCode::NotADirectory,
+        FileError::IsADirectory { .. } => ToolErrorCode::IsADirectory,
+        FileError::NotARegularFile { .. } => ToolErrorCode::NotARegularFile,
+        FileError::LinkInTheWay { .. } => ToolErrorCode::LinkInTheWay,
+        FileError::OtherFileSystem { .. } => ToolErrorCode::OtherFileSystem,
+        FileError::TooLarge { .. } => ToolErrorCode::TooLarge,
+        FileError::SandboxFull { .. } | FileError::TeamFull { .. } => ToolErrorCode::SandboxFull,
+        FileError::NotUtf8 { .. } => ToolErrorCode::NotUtf8,
+        FileError::ReservedName { .. } => ToolErrorCode::ReservedName,
+        FileError::NoPermission { .. } => ToolErrorCode::NoPermission,
+        FileError::NoSpace { .. } => ToolErrorCode::NoSpace,
+        FileError::Exhausted { .. } => ToolErrorCode::Unavailable,
+        FileError::UploadBroken { .. } => ToolErrorCode::UploadBroken,
+        FileError::SandboxMissing => ToolErrorCode::SandboxMissing,
+        FileError::BadPattern { .. } => ToolErrorCode::InvalidArguments,
         FileError::Edit { source, .. } => match source {
-            EditError::EmptyOld => "invalid_arguments",
-            EditError::NotFound => "old_not_found",
-            EditError::NotUnique => "old_not_unique",
-            EditError::TooLarge { .. } => "too_large",
+            EditError::EmptyOld => ToolErrorCode::InvalidArguments,
+            EditError::NotFound => ToolErrorCode::OldNotFound,
+            EditError::NotUnique => ToolErrorCode::OldNotUnique,
+            EditError::TooLarge { .. } => ToolErrorCode::TooLarge,
         },
-        FileError::Io { .. } => "io_error",
+        FileError::Io { .. } => ToolErrorCode::IoError,
     }
 }
 

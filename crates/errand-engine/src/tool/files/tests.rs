@@ -81,11 +81,11 @@ impl Bench {
     async fn error(&self, tool: &str, arguments: Value) -> String {
         match self.call(tool, arguments).await {
             Outcome::Result(value) => panic!("{tool} gave {value}"),
-            Outcome::Error(error) => error,
+            Outcome::Error(error) => error.to_string(),
         }
     }
 
-    async fn evidence(&self, arguments: &Value) -> Result<Option<Value>, String> {
+    async fn evidence(&self, arguments: &Value) -> Result<Option<Value>, ToolError> {
         let arguments = map(arguments.clone());
         find("edit_file").evidence(&self.context, &arguments).await
     }
@@ -322,7 +322,7 @@ async fn an_invalid_edit_is_refused_before_and_during_the_call() {
             "invalid_arguments: `new` is missing: it must be a string",
         ),
     ] {
-        let planned = bench.evidence(&arguments).await.unwrap_err();
+        let planned = bench.evidence(&arguments).await.unwrap_err().to_string();
         assert!(planned.starts_with(begins), "{planned}");
         assert_eq!(bench.error("edit_file", arguments).await, planned);
         assert_eq!(bench.text("t"), "a b a");
@@ -355,9 +355,10 @@ async fn an_edit_in_doubt_is_settled_by_the_file() {
         LookedUp::Done(result)
     );
 
-    let changed = LookedUp::Unknown(
-        "outcome_unknown: the server restarted and the file has changed since; check it".to_owned(),
-    );
+    let changed = LookedUp::Unknown(ToolError::new(
+        ToolErrorCode::OutcomeUnknown,
+        "the server restarted and the file has changed since; check it",
+    ));
     bench.put("t", "c b c, and more");
     assert_eq!(bench.look_up(&arguments, Some(&evidence)).await, changed);
     fs::remove_file(bench.on_disk("t")).unwrap();
@@ -370,7 +371,7 @@ async fn an_edit_in_doubt_is_settled_by_the_file() {
     let LookedUp::Unknown(why) = bench.look_up(&arguments, None).await else {
         panic!("settled without evidence");
     };
-    assert!(why.starts_with("outcome_unknown: "), "{why}");
+    assert_eq!(why.code(), ToolErrorCode::OutcomeUnknown, "{why}");
 }
 
 #[tokio::test]
@@ -654,17 +655,17 @@ async fn a_call_that_is_cancelled_while_it_reads_stops() {
     };
     let read = arguments::read(&map(json!({"path": "t"}))).unwrap();
     let error = read::ReadFile::run(root, read, &cancelled).unwrap_err();
-    assert!(error.text().starts_with("interrupted: "), "{error}");
+    assert_eq!(error.code(), ToolErrorCode::Interrupted);
     let search = arguments::read(&map(json!({"pattern": "x"}))).unwrap();
     let error = search::SearchFiles::run(root, search, &cancelled).unwrap_err();
-    assert!(error.text().starts_with("interrupted: "), "{error}");
+    assert_eq!(error.code(), ToolErrorCode::Interrupted);
 }
 
 #[tokio::test]
 async fn a_panic_is_an_error_of_the_server() {
     let bench = Bench::new();
     let done = on_a_thread::<()>(&bench.context, "read_file", |_, _| panic!("secret")).await;
-    let text = done.unwrap_err().text();
+    let text = done.unwrap_err().to_tool_error().to_string();
     assert!(
         text.starts_with("internal: ") && !text.contains("secret"),
         "{text}"
@@ -674,7 +675,7 @@ async fn a_panic_is_an_error_of_the_server() {
 #[test]
 fn a_full_disk_has_its_own_error() {
     let path = SandboxPath::root();
-    let text = |error: FileError| CallError::File(error).text();
+    let text = |error: FileError| CallError::File(error).to_tool_error().to_string();
     assert!(
         text(FileError::NoSpace { path: path.clone() })
             .starts_with("no_space: there is no disk space left")

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use errand_core::tool_error::ToolErrorCode;
 use errand_core::transcript::Outcome;
 
 use super::*;
@@ -114,7 +115,7 @@ async fn a_call_that_the_cut_leaves_open_was_not_run() {
     let taken = entries(&runs, id).await;
     let closed = &taken[usize::try_from(call.position).unwrap()].body;
     assert!(
-        matches!(closed, Body::ToolResult { outcome: Outcome::Error(error), .. } if error.starts_with("not_run: ")),
+        matches!(closed, Body::ToolResult { outcome: Outcome::Error(error), .. } if error.code() == ToolErrorCode::NotRun),
         "{closed:?}"
     );
 }

@@ -252,7 +252,7 @@ fn result(
                 div.by { (fork) }
                 @match outcome {
                     Outcome::Result(value) => (shown(run, value, call.map(|(call, _)| call))),
-                    Outcome::Error(error) => (text::code(error)),
+                    Outcome::Error(error) => (text::code(&error.to_string())),
                 }
                 @if length(outcome) > WHOLE_FROM_CHARS { p { a href=(whole) { "View the whole result of " (name) } } }
             }
@@ -263,15 +263,16 @@ fn result(
 
 fn length(outcome: &Outcome) -> usize {
     match outcome {
-        Outcome::Result(Value::String(text)) | Outcome::Error(text) => text.len(),
+        Outcome::Result(Value::String(text)) => text.len(),
         Outcome::Result(value) => value.to_string().len(),
+        Outcome::Error(error) => error.to_string().len(),
     }
 }
 
 fn outcome_brief(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Result(value) => text::brief(value),
-        Outcome::Error(error) => text::brief(&Value::String(error.clone())),
+        Outcome::Error(error) => text::brief(&Value::String(error.to_string())),
     }
 }
 
@@ -303,6 +304,7 @@ fn shown(run: RunId, value: &Value, call: Option<&ToolCall>) -> Markup {
 #[cfg(test)]
 mod tests {
     use errand_core::id::{IdGen, MessageId};
+    use errand_core::tool_error::ToolError;
     use serde_json::json;
 
     use super::*;
@@ -396,7 +398,7 @@ mod tests {
             Body::ToolResult {
                 call_id: evil.clone(),
                 name: evil.clone(),
-                outcome: Outcome::Error(evil.clone()),
+                outcome: Outcome::Error(ToolError::from_text(evil.as_str())),
             },
         ];
         for body in bodies {
