@@ -5,6 +5,7 @@
 
 mod circles;
 mod documents;
+mod errors;
 mod old_words;
 
 use std::collections::BTreeSet;
