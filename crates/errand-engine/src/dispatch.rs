@@ -15,6 +15,7 @@ use errand_store::model::{Claimed, ReadyRun, RunSlots};
 use errand_store::{Recovered, Store, StoreError, Woken};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::clock_jump::ClockJumps;
 use crate::context::EngineContext;
@@ -356,14 +357,16 @@ impl Dispatcher {
         let (ready, claim) = (claimed.ready, claimed.claim);
         let (engine, cancel) = (self.engine.clone(), self.cancel.child_token());
         let step_ms_max = self.step_ms_max();
-        let handle = self.drives.spawn(async move {
+        let span = tracing::debug_span!("run.drive", run.id = %ready.run, team.id = %ready.team);
+        let drive = async move {
             let ended = drive(&engine, claimed, step_ms_max, (&cancel, &first_commit)).await;
             first_commit.cancel();
             engine
                 .connections
                 .end_drive(ready.run, claim, ended.is_err());
             finish_drive(&engine, ready, claim, ended).await;
-        });
+        };
+        let handle = self.drives.spawn(drive.instrument(span));
         self.slots.take(&ready.team, &ready.principal);
         self.driven.insert(handle.id(), (ready, claim));
     }

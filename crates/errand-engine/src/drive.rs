@@ -34,6 +34,8 @@ use errand_store::model::{Claimed, DrivenRun, Left, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::connect::{Offer, OfferFor};
 use crate::context::EngineContext;
@@ -277,7 +279,10 @@ impl Driver<'_> {
                 Verdict::Fail(error) => return self.fail(error).await,
             }
             let goes_on = match what {
-                Next::Model => self.model_turn().await?,
+                Next::Model => {
+                    let span = self.turn_span();
+                    self.model_turn().instrument(span).await?
+                }
                 Next::Calls(calls) => self.execute_calls(calls).await?,
                 Next::LookUp(open) => self.look_up(open).await?,
                 Next::Answer(body) => {
@@ -452,6 +457,19 @@ impl Driver<'_> {
         self.commit(StepEnd::Fail(error)).await.map(drop)
     }
 
+    /// The span of one question to the model. What it used is recorded when the answer is there.
+    fn turn_span(&self) -> Span {
+        tracing::debug_span!(
+            "run.turn",
+            run.id = %self.run.id,
+            team.id = %self.run.team,
+            model = %self.build.model,
+            step = self.step + 1,
+            tokens.in = Empty,
+            tokens.out = Empty,
+        )
+    }
+
     async fn model_turn(&mut self) -> Result<bool, DriveError> {
         if !self.buffer.entries.is_empty()
             && (!self.session.is_pure() || self.buffer.is_full(self.now()))
@@ -546,6 +564,9 @@ impl Driver<'_> {
 
     /// Records what a model decided.
     async fn take_turn(&mut self, turn: Turn, read_to: u64) -> Result<bool, DriveError> {
+        let span = Span::current();
+        span.record("tokens.in", turn.usage.input_tokens);
+        span.record("tokens.out", turn.usage.output_tokens);
         self.buffer.turn |= !turn.moves.is_empty();
         self.buffer.usage.add(&turn.usage);
         turn.notes.into_iter().for_each(|note| self.push(note));
@@ -728,7 +749,8 @@ impl Driver<'_> {
                 let tool = self.tool(&call.name).cloned();
                 let secrets = filled.secrets.as_deref();
                 let clock = &self.engine.clock;
-                call_tool(clock, call, context, arguments.clone(), tool, secrets)
+                let span = calls::span(context.run, tool.as_deref());
+                call_tool(clock, call, context, arguments.clone(), tool, secrets).instrument(span)
             },
         );
         let in_progress = join_all(executions);

@@ -23,6 +23,8 @@ use errand_store::model::{AttemptRow, DeliveryEnd, DueDelivery, Lane};
 use errand_store::{DeliverySlots, DeliveryTurns, Receiver, StoreError};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::context::EngineContext;
 use crate::exhausted::patiently;
@@ -114,9 +116,18 @@ impl Outbox {
         let lane = delivery.lane();
         self.slots.take(&receiver.0, &receiver.1);
         let engine = self.engine.clone();
+        let span = tracing::debug_span!(
+            "webhook.attempt",
+            run.id = delivery.run.map(tracing::field::display),
+            team.id = %delivery.team,
+            delivery.id = %delivery.id,
+            attempt = delivery.attempts + 1,
+            status = Empty,
+            duration_ms = Empty,
+        );
         let handle = self
             .under_way
-            .spawn(async move { attempt(&engine, delivery).await });
+            .spawn(async move { attempt(&engine, delivery).await }.instrument(span));
         self.lanes.insert(handle.id(), (lane, receiver));
     }
 
@@ -156,6 +167,9 @@ async fn attempt(engine: &EngineContext, delivery: DueDelivery) -> Sign {
         }
     };
     tracing::info!(run.id = run, delivery.id = %delivery.id, attempt, status = made.status, duration_ms = made.duration_ms, ?end, "webhook attempt");
+    let span = Span::current();
+    span.record("status", made.status);
+    span.record("duration_ms", made.duration_ms);
     let row = AttemptRow {
         attempt,
         at,

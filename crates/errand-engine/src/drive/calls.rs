@@ -6,6 +6,7 @@ use std::sync::Arc;
 use errand_core::budget;
 use errand_core::connection::is_tool;
 use errand_core::human::{HumanRequest, RequestDraft, Resolution};
+use errand_core::id::RunId;
 use errand_core::ledger::{OpenCall, STARTED_RUN};
 use errand_core::policy::Settle;
 use errand_core::tool_error::{ToolError, ToolErrorCode};
@@ -13,6 +14,8 @@ use errand_core::transcript::{Body, Outcome, ToolCall};
 use errand_store::model::{Runnable, StepEnd};
 use errand_store::{StartChild, StoreError};
 use serde_json::{Map, Value, json};
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::{DriveError, Driver, broke_off, result_of};
 use crate::clock::Clock;
@@ -290,6 +293,16 @@ impl Driver<'_> {
     }
 }
 
+/// The span of one call. The name of a tool that does not exist is the model's text, which is not logged.
+pub(super) fn span(run: RunId, tool: Option<&dyn Tool>) -> Span {
+    tracing::debug_span!(
+        "run.tool_call",
+        run.id = %run,
+        tool = tool.map(|tool| tool.name()),
+        error = Empty,
+    )
+}
+
 /// Carries one call out. What comes back of a tool that secrets go to is masked here, whatever it is.
 pub(super) async fn call_tool(
     clock: &Clock,
@@ -314,6 +327,14 @@ pub(super) async fn call_tool(
         let message = "the server had run out of open files or memory, and the call was given up while it waited; nothing was done";
         return CallResult::of(Outcome::error(ToolErrorCode::NotRun, message));
     };
+    if let CallResult::Done {
+        outcome: Outcome::Error(error),
+        ..
+    } = &result
+    {
+        // The code alone: the message may hold content.
+        Span::current().record("error", error.code().as_str());
+    }
     masked(result, secrets.filter(|_| tool.takes_secrets()))
 }
 

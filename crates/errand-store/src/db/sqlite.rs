@@ -8,6 +8,7 @@ mod open;
 mod origin;
 mod reserve;
 pub(crate) mod snapshot;
+mod span;
 mod trial;
 mod turns;
 mod watched;
@@ -22,6 +23,7 @@ use errand_core::id::{BootId, TeamId};
 use errand_core::time::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tracing::Instrument as _;
 
 pub use condition::{Condition, Trouble};
 pub use open::{DirLock, OpenError, OpenOptions, Schema};
@@ -137,7 +139,8 @@ impl Store {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.inner.writer.write(act, false).await
+        let span = span::of_write::<F>();
+        self.inner.writer.write(act, false).instrument(span).await
     }
 
     /// Executes a write that must be possible even on a full disk: it may use the reserved disk space. For operations
@@ -147,11 +150,21 @@ impl Store {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.inner.writer.write(act, true).await
+        let span = span::of_write::<F>();
+        self.inner.writer.write(act, true).instrument(span).await
     }
 
     /// Executes a read of committed data, in parallel with the writer.
     pub(crate) async fn read<T, F>(&self, act: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let span = span::of_read::<F>();
+        self.read_on_thread(act).instrument(span).await
+    }
+
+    async fn read_on_thread<T, F>(&self, act: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
@@ -189,11 +202,11 @@ impl Store {
     {
         let turn = self.inner.team_turns.take(team).await;
         // The read owns the turn, so that the turn ends with the read even if the caller was canceled.
-        self.read(move |conn| {
+        let read = self.read_on_thread(move |conn| {
             let _turn = turn;
             act(conn)
-        })
-        .await
+        });
+        read.instrument(span::of_read::<F>()).await
     }
 
     /// Executes a short read of a few rows that are found with an index. It runs inline, because handing it to
@@ -210,12 +223,14 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
         match conn {
-            Some(conn) => Lent {
-                conn: Some(conn),
-                inner: Arc::clone(&self.inner),
-                place: None,
+            Some(conn) => {
+                let lent = Lent {
+                    conn: Some(conn),
+                    inner: Arc::clone(&self.inner),
+                    place: None,
+                };
+                span::of_read::<F>().in_scope(|| lent.read(act))
             }
-            .read(act),
             None => self.read(act).await,
         }
     }

@@ -91,6 +91,7 @@ mod secrets;
 mod sending;
 mod signals;
 mod slow_clients;
+mod spans;
 mod taken_over;
 mod team_quota;
 mod tidy;
