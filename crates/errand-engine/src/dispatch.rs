@@ -1,8 +1,13 @@
-//! Gives runs to drivers: at most so many at once, shared fairly between teams and, within a team, between the API keys
-//! and people that started the runs ([`errand_core::fair`]), each one's in order; and keeps time.
+//! The dispatcher: claims ready runs, starts a driver for each, and acts on deadlines.
 //!
-//! The bell only says that there may be work; what there is, is read from the store. A bell that is lost costs nothing
-//! but time until the next one, and none is lost: it is rung after each commit that makes work.
+//! # Guarantees
+//!
+//! At most [`EngineOptions::max_concurrent_runs`] runs are driven at once. Slots are shared fairly between teams and,
+//! within a team, between the API keys and people that started the runs ([`errand_core::fair`]); each one's runs are
+//! claimed in order.
+//!
+//! A notification only says that there may be work; the work itself is read from the store. A lost notification would
+//! cost time and nothing else.
 
 mod alone;
 
@@ -12,7 +17,7 @@ use std::time::Duration;
 use errand_core::id::ClaimToken;
 use errand_core::time::Timestamp;
 use errand_store::model::{Claimed, ReadyRun, RunSlots};
-use errand_store::{Recovered, Store, StoreError, Woken};
+use errand_store::{Recovered, StoreError, Woken};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -26,21 +31,21 @@ use crate::store_retry::retry_while_unavailable;
 use crate::{janitor, outbox};
 use alone::Alone;
 
-/// Most runs that are claimed in one transaction: each is answered when all are on disk.
+/// Maximum number of runs that are claimed in one transaction. More would delay the first of them.
 const CLAIMS_MAX: usize = 32;
-/// The pause after a failure of the store, so that a broken disk is not asked without end.
+/// Pause after a failure of the store, in milliseconds, so that a broken disk does not cause a busy loop.
 const STORE_PAUSE_MS: u64 = 250;
 
-/// How the engine works.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// Runs that work at once. Range 1..=10,000. Of four or more, an eighth is kept for others than the one that has most.
+    /// Maximum number of runs that are driven at once, 1..=10,000. From four on, an eighth of the slots is reserved for
+    /// teams other than the one that holds the most.
     pub max_concurrent_runs: usize,
-    /// How long one step of a run may take, in seconds. Range 1..=86,400.
+    /// Maximum duration of one step of a run, in seconds, 1..=86,400.
     pub step_seconds_max: u32,
-    /// Deliveries under way at once. Range 1..=1,000.
+    /// Maximum number of webhook attempts in flight, 1..=1,000.
     pub max_concurrent_deliveries: usize,
-    /// Whether what is left on disk is cleaned up. A simulation has no disk.
+    /// Whether expired and orphaned files are removed. A simulation has no files.
     pub cleans_up: bool,
 }
 
@@ -52,27 +57,27 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Sets right what the last start left, then starts to work.
+    /// Recovers the runs that the previous start left claimed, then starts the tasks.
     ///
     /// # Errors
-    /// Of the store.
+    ///
+    /// If the store cannot recover.
     pub async fn start(
         context: EngineContext,
         options: EngineOptions,
     ) -> Result<(Self, Recovered), StoreError> {
         let started = context.clock.now();
         let (recovered, clock_jumps) = if context.clock.is_the_systems() {
-            // A disk that is full now may have room later; until then nothing is lost, and the server says that it is not
-            // ready.
+            // A full disk may have room later. Until then nothing is lost, and the server reports that it is not ready.
             let recovered =
                 retry_while_unavailable(&context, || context.store.recover(started)).await?;
             (recovered, Some(ClockJumps::new(started)))
         } else {
-            // Such a clock stands: whoever moves it starts again.
+            // A manual clock stands still, so a retry after a pause would wait forever. The test starts again.
             (context.store.recover(started).await?, None)
         };
         for run in &recovered.parked {
-            tracing::error!(run.id = %run, "the run is parked as failed (poisoned): the server ended while it worked on it, four times in a row; `errand runs retry --force RUN` lets it go on");
+            tracing::error!(run.id = %run, "the run is parked as failed (poisoned), because the server ended four times in a row while driving it; `errand runs retry --force RUN` continues it");
         }
         let cancel = CancellationToken::new();
         let dispatcher = Dispatcher::new(&context, &cancel, options, clock_jumps.clone(), started);
@@ -110,7 +115,8 @@ impl Engine {
         ))
     }
 
-    /// No new work. Steps in progress get `grace`; what is not done by then is cut off, and goes on after the next start.
+    /// Starts no new work and gives steps in progress `grace` to end. Steps that take longer are cut off, and continue
+    /// after the next start.
     pub async fn shut_down(self, grace: Duration) {
         self.context.draining.cancel();
         let mut tasks = self.tasks;
@@ -121,12 +127,12 @@ impl Engine {
             return;
         }
         self.cancel.cancel();
-        // Runs that are cut off now have not ended the program.
+        // These runs are interrupted by the shutdown, so they must not count as having crashed the server.
         if let Err(error) = self.context.store.forgive_losses().await {
-            tracing::warn!(%error, "the runs that are cut off may count as having ended the server");
+            tracing::warn!(%error, "runs that are cut off now may count as having crashed the server");
         }
-        // Cancelled model calls and deliveries end at once; what blocks longer is left to the next start's recovery.
-        // Those that have ended are not asked again.
+        // Canceled model calls and deliveries end at once. What blocks longer is left to the next start's recovery. A
+        // handle that has completed must not be polled again.
         tasks.retain(|task| !task.is_finished());
         if tokio::time::timeout(
             Duration::from_secs(1),
@@ -136,7 +142,7 @@ impl Engine {
         .is_err()
         {
             tracing::warn!(
-                "some steps did not end within the grace period; they go on after the next start"
+                "some steps did not end within the grace period; they continue after the next start"
             );
             tasks.iter().for_each(JoinHandle::abort);
         }
@@ -145,7 +151,7 @@ impl Engine {
 }
 
 impl Engine {
-    /// Ends at once, as a crash would: nothing is finished. For tests of recovery.
+    /// Ends at once, like a crash. For tests of recovery.
     pub fn abort(self) {
         self.context.connections.abort();
         self.tasks.iter().for_each(JoinHandle::abort);
@@ -155,20 +161,19 @@ impl Engine {
 struct Dispatcher {
     engine: EngineContext,
     cancel: CancellationToken,
-    /// Who holds how many of the slots.
+    /// The slots that each team and principal holds.
     slots: RunSlots,
     step_seconds_max: u32,
-    /// None where the clock is not the system's.
+    /// `None` with a manual clock.
     clock_jumps: Option<ClockJumps>,
-    /// What the clock said last: it is set back now and then.
+    /// The newest time that was read, to detect a clock that was set back.
     seen: Timestamp,
-    /// Whether runs may want a driver that were not asked for yet.
+    /// Whether there may be ready runs that no query has looked for yet.
     more: bool,
-    /// The next moment at which something happens by the clock.
+    /// The next time at which something falls due.
     moment: Option<Timestamp>,
     drives: JoinSet<()>,
     driven: HashMap<Id, (ReadyRun, ClaimToken)>,
-    /// Runs that are driven alone.
     alone: Alone,
 }
 
@@ -218,7 +223,7 @@ impl Dispatcher {
                 () = engine.draining.cancelled() => {}
                 Some(ended) = self.drives.join_next_with_id() => self.ended(ended),
             }
-            // Several may have ended meanwhile: one round for all of them.
+            // Several drives may have ended meanwhile, and one round serves them all.
             while let Some(ended) = self.drives.try_join_next_with_id() {
                 self.ended(ended);
             }
@@ -228,13 +233,14 @@ impl Dispatcher {
         }
     }
 
-    /// Fills the free places and does what is due by the clock. Where nothing rang since the last round, nothing is
-    /// asked: the places that have become free meanwhile are wanted by nobody.
+    /// Claims runs for the free slots and acts on what is due. Without a notification since the last round there is no
+    /// query, because nothing can have become ready.
     async fn round(&mut self) -> Result<(), StoreError> {
         self.wake_for_models().await?;
-        // One reading of the clock for what is ready and for the next moment: between two, something could fall due unseen.
+        // The same time for what is ready and for the next moment. Between two readings something could fall due that
+        // neither query returns.
         let mut now = self.engine.clock.now();
-        // The end of a drive may be heard of before the sleep until that moment ends.
+        // The end of a drive may wake this loop before the sleep until that moment ends.
         self.more |= self.moment.is_some_and(|moment| moment <= now);
         self.keep_time(now).await?;
         while self.more {
@@ -244,7 +250,7 @@ impl Dispatcher {
             }
             let free = self.slots.free().min(CLAIMS_MAX);
             if free == 0 {
-                // Time is kept all the same.
+                // Deadlines are acted on even when all slots are taken.
                 self.moment = self.engine.store.next_moment(now).await?;
                 break;
             }
@@ -261,13 +267,13 @@ impl Dispatcher {
             self.more = !claims.all;
             self.moment = claims.moment;
             self.alone.wait_for(claims.suspects, now);
-            self.more |= self.alone.keeps_others();
+            self.more |= self.alone.blocks_others();
             claims
                 .runs
                 .into_iter()
                 .for_each(|run| self.spawn(run, CancellationToken::new()));
             if claims.held_back {
-                // What is free is kept for others: those that wait are asked about again when a slot comes free.
+                // The free slots are reserved for other teams. The runs that wait are claimed when a slot becomes free.
                 break;
             }
         }
@@ -283,12 +289,12 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// What follows from a clock that went back, or time that was missed.
+    /// Corrects deadlines after the clock was set back, or after time that the process missed.
     async fn keep_time(&mut self, now: Timestamp) -> Result<(), StoreError> {
         if now < self.seen {
             tracing::warn!(
                 seconds = self.seen.ms_since(now) / 1000,
-                "the clock was set back: timers and other deadlines come later by as much; what was in line stays in line"
+                "the clock was set back: timers and deadlines come later by that much; queued runs stay queued"
             );
             self.engine.store.clock_was_set_back(now).await?;
         }
@@ -302,7 +308,7 @@ impl Dispatcher {
         };
         tracing::warn!(
             seconds = missed.ms / 1000,
-            "the program was stopped, or the clock set forward; the runs at work get that time"
+            "the process was stopped, or the clock was set forward; running steps get that time back"
         );
         retry_while_unavailable(&self.engine, || {
             self.engine.store.time_was_missed(missed.since, missed.ms)
@@ -310,7 +316,7 @@ impl Dispatcher {
         .await
     }
 
-    /// Puts the runs in line whose turn has come at their provider.
+    /// Queues the runs for which their provider has a free permit.
     async fn wake_for_models(&self) -> Result<(), StoreError> {
         let Some(network) = self.engine.models.network() else {
             return Ok(());
@@ -320,7 +326,7 @@ impl Dispatcher {
             match self.engine.store.wake_for_model(run, now).await? {
                 Woken::Yes => network.was_woken(run, true, now),
                 Woken::Gone => network.was_woken(run, false, now),
-                // It is just about to wait; its commit rings.
+                // Its driver has not committed the wait yet; that commit notifies.
                 Woken::Driven => {}
             }
         }
@@ -331,11 +337,12 @@ impl Dispatcher {
         u64::from(self.step_seconds_max) * 1000
     }
 
-    /// Whether no other run is claimed now: one that may be what ends the program is driven alone, or waits for that.
+    /// Whether a run that is suspected of crashing the server is driven alone, or waits for that; then no other run is
+    /// claimed.
     async fn is_alone(&mut self, now: Timestamp) -> Result<bool, StoreError> {
         loop {
             if !self.alone.take_turn(self.drives.is_empty(), now) {
-                return Ok(self.alone.keeps_others());
+                return Ok(self.alone.blocks_others());
             }
             let Some(ready) = self.alone.next() else {
                 return Ok(false);
@@ -345,7 +352,7 @@ impl Dispatcher {
             let store = &self.engine.store;
             let claimed = store.claim_alone(ready, token, deadline, now).await?;
             if let Some(claimed) = claimed {
-                tracing::warn!(run.id = %claimed.ready.run, "the server ended while it worked on this run, twice or more in a row: it is driven alone, and others wait");
+                tracing::warn!(run.id = %claimed.ready.run, "the server ended at least twice in a row while driving this run; it is driven alone, and others wait");
                 let committed = self.alone.begin(now);
                 self.spawn(claimed, committed);
                 return Ok(true);
@@ -386,7 +393,7 @@ impl Dispatcher {
         };
         tracing::error!(run.id = %ready.run, %error, "a driver failed");
         let engine = self.engine.clone();
-        // It keeps its place until the run has failed.
+        // The run keeps its slot until it has failed.
         let handle = self.drives.spawn(async move {
             finish_drive(&engine, ready, claim, Err(DriveError::Panicked)).await
         });
@@ -394,7 +401,7 @@ impl Dispatcher {
     }
 }
 
-/// Until a provider has room again that a run waits for.
+/// Waits until a provider has a free permit for a run that waits.
 async fn freed(models: &Models) {
     match models.network() {
         Some(network) => network.freed().await,

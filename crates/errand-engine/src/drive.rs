@@ -1,11 +1,16 @@
-//! Drives one run: read, decide (`errand-core`), act, commit, until it waits, ends, or is taken away.
+//! Drives one run: read, decide (`errand-core`), act, commit, until the run waits, ends, or is taken away.
 //!
-//! Promised: nothing is acted upon before the intent to do so is on disk (tools that change something), and nothing is
-//! told to a model on the network before what it rests on is. Entries gather in a buffer until the next act; each
-//! commit is one transaction. A commit that is refused as fenced ends the drive at once: the run is somebody else's,
-//! or stopped.
+//! # Guarantees
 //!
-//! Left out: whether a run may be driven (the store's claims) and how many at once (`dispatch`).
+//! The intent of a call that changes something is on disk before the call begins. A model on the network receives
+//! nothing that is not on disk.
+//!
+//! Entries gather in a buffer until the next act, and each commit is one transaction. A commit that is refused as fenced
+//! ends the drive at once, because the run was stopped or has another driver.
+//!
+//! # Non-goals
+//!
+//! Whether a run may be driven (the store's claims), and how many at once (`dispatch`).
 
 mod calls;
 mod spending;
@@ -45,24 +50,23 @@ use crate::store_retry::retry_while_unavailable;
 use crate::tool::{CallResult, ToolContext, assignment};
 use calls::{call_tool, known};
 
-/// Most entries of pure turns that gather before they are committed.
+/// Maximum number of entries of pure turns that gather before a commit.
 const BUFFERED_ENTRIES_MAX: usize = 64;
-/// How long they gather at most, in milliseconds: what people see is no older.
+/// Maximum time that entries gather, in milliseconds. People see a run's progress with at most this delay.
 const BUFFERED_MS_MAX: u64 = 100;
 
-/// Why a drive ended without having brought the run to where it waits or ends.
+/// Why a drive ended although its run neither waits nor has ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DriveError {
-    /// The claim is not held any more. With what became of calls that had begun, of tools and of models.
+    /// The claim is no longer held. Holds the outcomes of tool calls and model calls that had begun.
     #[error("the run was taken from its driver")]
     Fenced(Left),
-    /// The run cannot go on: it fails with this error.
+    /// The run cannot continue and fails with this error.
     #[error("{}", .0.message)]
     Fails(RunError),
     /// The driver's task panicked.
     #[error("the driver failed")]
     Panicked,
-    /// The store failed.
     #[error("the store failed")]
     Store(#[source] StoreError),
 }
@@ -82,8 +86,10 @@ impl From<ModelError> for DriveError {
     }
 }
 
-/// Drives a claimed run until it waits, ends, is taken away, or the server drains. `step_ms_max`: how long a step may take
-/// before the store's time keeper takes the run away.
+/// Drives a claimed run until it waits, ends, is taken away, or the server drains.
+///
+/// `step_ms_max`: maximum duration of a step; after that, the dispatcher takes the run away. `first_commit` is canceled
+/// after the first commit.
 pub(crate) async fn drive(
     engine: &EngineContext,
     claimed: Claimed,
@@ -159,7 +165,7 @@ pub(crate) async fn drive(
         cost_usd: run.cost_usd + run.below.cost_usd,
     };
     match driver.go().await {
-        // What was done and is not on disk yet goes with the failure.
+        // The buffer holds work that is not on disk yet; it is committed together with the failure.
         Err(DriveError::Fails(error)) => driver.fail(error).await,
         Err(DriveError::Fenced(mut left)) => {
             let calls = spending::model_calls(&driver.buffer.entries);
@@ -170,11 +176,11 @@ pub(crate) async fn drive(
     }
 }
 
-/// What the next commit will hold.
+/// Entries and counts for the next commit.
 #[derive(Default)]
 struct Buffer {
     entries: Vec<NewEntry>,
-    /// When the first of them came.
+    /// When the first entry was added.
     since: Option<Timestamp>,
     usage: Usage,
     turn: bool,
@@ -182,7 +188,7 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// Whether people have waited long enough to see what is in it, or it is much.
+    /// Whether the buffer must be committed now, because of its age or its size.
     fn is_full(&self, now: Timestamp) -> bool {
         self.entries.len() >= BUFFERED_ENTRIES_MAX
             || self
@@ -191,18 +197,18 @@ impl Buffer {
     }
 }
 
-/// What goes with a move.
+/// Details of a move.
 struct Made {
     mark: Option<Mark>,
-    /// The id that a message shall have.
+    /// The id of the message, if it was announced while the message streamed.
     id: Option<MessageId>,
-    /// Calls of the turn so far, this one among them.
+    /// Number of calls in the turn so far, including this one.
     calls: usize,
-    /// Why a call is not to be carried out.
+    /// The error of a call that must not be executed.
     refused: Option<ToolError>,
 }
 
-/// The tools that a model is told of: those of the build and its connections that it may call, its own first.
+/// The tools that the model is offered: those of the build first, then those of its connections.
 fn offers(engine: &EngineContext, offer: &Offer) -> Vec<model::Offer> {
     let (of_connections, own): (Vec<_>, Vec<_>) = offer.names().partition(|name| is_tool(name));
     let own = own.into_iter().filter_map(|name| engine.tools.get(name));
@@ -225,26 +231,26 @@ struct Driver<'a> {
     claim: ClaimToken,
     step_ms_max: u64,
     cancel: &'a CancellationToken,
-    /// Cancelled by the first commit: a run that is driven alone then needs that no longer.
+    /// Canceled by the first commit. A run that is driven alone then no longer blocks other runs.
     first_commit: &'a CancellationToken,
     revocation: RevocationListener,
     session: Box<dyn Session>,
-    /// The tools that the run has.
+    /// The tools that the run can call.
     offer: Offer,
     offer_for: OfferFor<'a>,
     ledger: Ledger,
-    /// Position of the last entry that is on disk and known here.
+    /// Position of the last entry on disk that this driver knows.
     known: u64,
     step: u64,
     buffer: Buffer,
     sandbox: Option<SandboxId>,
-    /// Bytes that it had on record when the run was claimed.
+    /// Recorded size of the sandbox when the run was claimed.
     sandbox_bytes: u64,
     workspace: Option<Workspace>,
     steps: u64,
-    /// With those of the runs below.
+    /// Including child runs.
     tokens: u64,
-    /// With that of the runs below.
+    /// Including child runs.
     cost_usd: f64,
 }
 
@@ -254,7 +260,7 @@ impl Driver<'_> {
             if self.engine.draining.is_cancelled() {
                 return self.commit(StepEnd::Release).await.map(drop);
             }
-            // A floor that was raised holds from the next call on.
+            // A connection's floor that was raised applies from the next call on.
             let connections = &self.engine.connections;
             let refresh = self.offer.refresh(connections, self.offer_for);
             if refresh.await? {
@@ -268,11 +274,11 @@ impl Driver<'_> {
                 let room = usize::try_from(most.saturating_sub(used)).unwrap_or(usize::MAX);
                 calls.truncate(room.max(1));
             }
-            // Before the step that would go beyond it, not after the money is spent.
+            // Checked before the step that would exceed a limit, not after the money is spent.
             match self.room_for(&what).await? {
                 Verdict::Within => {}
                 Verdict::Ask(draft) => {
-                    // Nobody's word is no leave to go on, whatever the build says of other requests.
+                    // A limit request that nobody answers is denied, even if the build's `on_expire` is `continue`.
                     let expires = self.build.human_requests.expires_in_ms;
                     what = Next::Ask(Box::new(draft.or_defaults(expires, OnExpire::Deny)));
                 }
@@ -305,7 +311,7 @@ impl Driver<'_> {
                 }
                 Next::Timer(until) => self.commit(self.sleep(until)).await?,
                 Next::Reply(open, resolution) => self.reply(&open, &resolution).await?,
-                // The store gives a run that waits for a person to no driver.
+                // Not reached: the store does not let a run that waits for a person be claimed.
                 Next::Person => self.commit(StepEnd::Release).await?,
             };
             if !goes_on {
@@ -340,14 +346,14 @@ impl Driver<'_> {
         )
     }
 
-    /// The policy of a tool of the run. A tool that asks people is not offered where nobody may be asked; a call of it is
-    /// told why.
+    /// The policy of a tool of the run. If people cannot be asked, asking tools are not offered, but still have a policy,
+    /// so that a call gets an error that says why.
     fn policy(&self, name: &str) -> Option<Policy> {
         let named = || self.build.tools.get(name).copied();
         self.offer.policy(name).or_else(named)
     }
 
-    /// Until a moment: of a timer, or of the model's next attempt.
+    /// The end of a step that waits for a timer, or for the next attempt of a model call.
     fn sleep(&self, until: Timestamp) -> StepEnd {
         if self.ledger.failures == 0 {
             return StepEnd::Sleep(until);
@@ -362,18 +368,18 @@ impl Driver<'_> {
         }
     }
 
-    /// Adds an entry to the buffer, and to what this driver knows.
+    /// Adds an entry to the buffer, the ledger and the model's session.
     fn push(&mut self, body: Body) {
         let id = self.engine.ids.message(self.now());
         self.push_as(id, body);
     }
 
-    /// The same, under an id that was given to it before.
+    /// Like [`Driver::push`], with an id that was announced before.
     fn push_as(&mut self, id: MessageId, body: Body) {
         let now = self.now();
         let new = NewEntry { id, body };
-        // The store gives the position; until then the next one stands for it. What reads positions (which message a
-        // model has seen) reads those of messages from outside, which are on disk when they are fed.
+        // The store assigns the position, and this one is provisional. The code that relies on positions (which message
+        // a model has seen) uses only those of messages from outside, which are on disk when they are fed.
         let position = self.ledger.position + 1;
         self.feed(&Entry {
             position,
@@ -392,7 +398,7 @@ impl Driver<'_> {
         self.session.feed(entry);
     }
 
-    /// Commits the buffer with what it leads to. True where this driver goes on.
+    /// Commits the buffer together with the end of the step. Returns whether this driver continues.
     async fn commit(&mut self, end: StepEnd) -> Result<bool, DriveError> {
         let buffer = std::mem::take(&mut self.buffer);
         let own: Vec<_> = buffer.entries.iter().map(|e| e.id).collect();
@@ -508,7 +514,7 @@ impl Driver<'_> {
         };
         let ended = tokio::select! {
             biased;
-            // First: a run that was stopped while the last step was committed asks no model any more.
+            // First, so that a run that was stopped during the last commit does not call the model.
             () = self.revocation.revoked() => Err(true),
             turn = self.session.turn(&context) => Ok(turn),
             () = self.cancel.cancelled() => Err(false),
@@ -539,13 +545,13 @@ impl Driver<'_> {
                 attempt,
                 pause_ms,
             }) => {
-                // What stands behind a colon or a bracket may be the provider's own text, which is not logged.
+                // The part after a colon or a parenthesis may be the provider's text, which is not logged.
                 let cause = error
                     .split([':', '('])
                     .next()
                     .unwrap_or_default()
                     .trim_end();
-                tracing::info!(run.id = %self.run.id, model = %self.build.model, attempt, pause_ms, cause, "a model gave no answer; it is asked again");
+                tracing::info!(run.id = %self.run.id, model = %self.build.model, attempt, pause_ms, cause, "a model call failed; it is retried");
                 let until = self.now().plus_ms(pause_ms);
                 self.count_unanswered(AttemptOutcome::Failed, &error);
                 self.push(Body::ModelFailed {
@@ -562,7 +568,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Records what a model decided.
+    /// Records the moves of a turn.
     async fn take_turn(&mut self, turn: Turn, read_to: u64) -> Result<bool, DriveError> {
         let span = Span::current();
         span.record("tokens.in", turn.usage.input_tokens);
@@ -589,7 +595,7 @@ impl Driver<'_> {
         Ok(true)
     }
 
-    /// Records a move. Some: the turn ends with it.
+    /// Records a move. Returns the end of the step if the turn ends with this move.
     fn make(&mut self, action: Move, made: Made, read_to: u64) -> Option<StepEnd> {
         let now = self.now();
         let Made { mark, id, .. } = made;
@@ -663,7 +669,8 @@ impl Driver<'_> {
         None
     }
 
-    /// The run's sandbox. One that has none gets one with the next commit: the row comes first, the directory after.
+    /// The run's sandbox. A run without one gets one with the next commit. Its row is written before its directory is
+    /// created, so that a crash leaves no directory without a row.
     fn workspace(&mut self) -> Workspace {
         if let Some(workspace) = &self.workspace {
             return workspace.clone();
@@ -704,7 +711,7 @@ impl Driver<'_> {
         self.tool(&call.name).map(|tool| tool.hints())
     }
 
-    /// Carries calls out: their intents are on disk first, where they change something.
+    /// Executes calls. The intent of a call that changes something is committed first.
     async fn execute_calls(&mut self, calls: Vec<ToolCall>) -> Result<bool, DriveError> {
         let contexts: Vec<ToolContext> = calls.iter().map(|call| self.context(call)).collect();
         let (Some(first), Some(context)) = (calls.first(), contexts.first()) else {
@@ -716,7 +723,7 @@ impl Driver<'_> {
         if first.name == assignment::NAME {
             return self.start_child(first).await;
         }
-        // Opened before anything is on record: a call whose secret is not there has not begun.
+        // Before the intent is recorded: a call whose secret does not exist has not begun.
         let filled = self.fill(&calls).await;
         if !reads && let Some(Err(error)) = filled.arguments.first() {
             self.push(result_of(first, Outcome::Error(error.clone())));
@@ -733,7 +740,8 @@ impl Driver<'_> {
             })
             .await?;
         }
-        // The run was stopped while that was committed, and the stop was answered: what has not begun does not begin.
+        // The run may have been stopped during that commit. The stop has given its caller an answer already, so no call
+        // may begin now.
         if self.revocation.revoked().now_or_never().is_some() {
             let not_run = Outcome::error(
                 ToolErrorCode::NotRun,
@@ -760,11 +768,11 @@ impl Driver<'_> {
             results = &mut in_progress => results,
             () = self.revocation.revoked() => {
                 contexts.iter().for_each(|c| c.cancel.cancel());
-                // What was begun is seen to its end: its outcome is kept, and the sandbox is given back only then.
+                // A call that has begun is awaited: its outcome is recorded, and the sandbox stays reserved until then.
                 let outcomes = in_progress.await.into_iter().map(CallResult::into_outcome);
                 let ids = calls.iter().map(|call| call.id.clone());
                 let late = if reads { Vec::new() } else { ids.zip(outcomes).collect() };
-                // What a connection's server was told to leave off may have taken effect all the same.
+                // A canceled call of a connection may have taken effect at its server.
                 let reaches = calls.iter().any(|call| is_tool(&call.name));
                 let late = if reaches { known(late) } else { late };
                 return Err(DriveError::Fenced(late.into()));
@@ -773,7 +781,7 @@ impl Driver<'_> {
         self.record(calls.iter().cloned().zip(results)).await
     }
 
-    /// The run was taken away before these entries were on disk: what became of calls that had begun.
+    /// The late outcomes in entries that cannot be committed, because the run was taken away.
     fn late(&self, entries: &[NewEntry]) -> Left {
         let changes = |name: &str| self.tool(name).is_some_and(|tool| !tool.hints().read_only);
         let results = entries.iter().filter_map(|entry| match &entry.body {
@@ -791,8 +799,8 @@ impl Driver<'_> {
     }
 }
 
-/// Whether a tool ended early because it was told to.
-fn broke_off(outcome: &Outcome) -> bool {
+/// Whether a tool stopped early because it was canceled.
+fn was_canceled(outcome: &Outcome) -> bool {
     let codes = [ToolErrorCode::NotRun, ToolErrorCode::Interrupted];
     matches!(outcome, Outcome::Error(error) if codes.contains(&error.code()))
 }

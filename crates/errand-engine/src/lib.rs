@@ -1,8 +1,11 @@
-//! Makes things happen: drives runs, calls models and tools, delivers webhooks, keeps time.
+//! Drives runs, calls models and tools, delivers webhooks, and acts on deadlines.
 //!
-//! What happens next is decided in `errand-core`; what has happened is written by `errand-store`. In between, this crate
-//! acts. It keeps nothing that the store could not rebuild: a run that waits holds no task and no memory, and whoever
-//! dies in the middle of a step is followed by another driver that goes on from the transcript.
+//! `errand-core` decides what happens next, `errand-store` records what has happened, and this crate acts in between.
+//!
+//! # Guarantees
+//!
+//! It keeps nothing in memory that the store cannot rebuild. A run that waits holds no task and no memory. If a driver
+//! dies in the middle of a step, another one continues from the transcript.
 
 pub mod clock;
 pub mod connect;

@@ -1,7 +1,11 @@
-//! Where sandboxes are on disk: `DATA_DIR/sandboxes/ID`. Rows come first, directories after, when they are first needed.
+//! The directories of sandboxes: `DATA_DIR/sandboxes/ID`.
 //!
-//! Unfinished writes of all sandboxes have their names in one directory beside them, so that what a crash leaves of them
-//! is found without looking through every sandbox.
+//! # Guarantees
+//!
+//! The row of a sandbox is written before its directory, which is created when it is first needed.
+//!
+//! The temporary files of unfinished writes are in one directory beside the sandboxes, so that the janitor finds what a
+//! crash leaves behind without looking into every sandbox.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -17,31 +21,32 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::trash::{self, Trash, make_private};
 
-/// Where unfinished writes are, in the directory of sandboxes: on their file system, and not a sandbox's name.
+/// Directory of unfinished writes, within the directory of sandboxes, because a rename must stay on one file system. No
+/// sandbox can have this name.
 const UNFINISHED: &str = ".unfinished";
-/// A change of a sandbox's size that is not recorded before its run ends.
+/// A smaller change of a sandbox's size is recorded only when its run ends, in bytes.
 const RECORDED_WITHIN_BYTES: u64 = 1 << 20;
-/// Most changed sandboxes that are measured at once.
+/// Maximum number of changed sandboxes that are measured in one round.
 const MEASURED_MAX: usize = 500;
-/// Most files and directories that are looked at for that.
+/// Maximum number of files and directories that are visited in one round.
 const MEASURED_NAMES_MAX: u64 = 50_000;
 
-/// The directory of all sandboxes.
+/// The directory of all sandboxes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sandboxes {
     dir: PathBuf,
     unfinished: PathBuf,
     trash: Trash,
-    /// The users that sandboxes are given, where the server is root and commands can run.
+    /// Unix users for sandboxes, if the server runs as root and commands can run.
     users: Option<Arc<Uids>>,
     fresh: Fresh,
-    /// How much each may hold. None: as much as the disk takes.
+    /// Limits on the size of each sandbox. `None`: the disk is the limit.
     rooms: Option<Rooms>,
     changes: Changes,
 }
 
 impl Sandboxes {
-    /// Below a data directory.
+    /// The sandboxes of a data directory.
     #[must_use]
     pub fn beneath(data_dir: &Path) -> Self {
         let dir = data_dir.join("sandboxes");
@@ -56,7 +61,7 @@ impl Sandboxes {
         }
     }
 
-    /// The same, where each holds no more than this.
+    /// Limits the size of each sandbox.
     #[must_use]
     pub fn with_limits(self, limits: RoomLimits) -> Self {
         Self {
@@ -65,20 +70,20 @@ impl Sandboxes {
         }
     }
 
-    /// Whether anybody counts how many bytes they hold.
+    /// Whether the sizes of sandboxes are measured.
     #[must_use]
     pub fn are_counted(&self) -> bool {
         self.rooms.is_some()
     }
 
-    /// What the sandboxes of the teams hold by the store's records. Called once, before any sandbox is used.
+    /// Sets the recorded sizes of the teams' sandboxes. Called once, before any sandbox is used.
     pub fn begin_with(&self, teams: Vec<(TeamId, u64)>) {
         if let Some(rooms) = &self.rooms {
             rooms.begin_with(teams);
         }
     }
 
-    /// Bytes on disk of all sandboxes of a team, as far as that is known.
+    /// Bytes on disk of all sandboxes of a team, as far as they are known.
     #[must_use]
     pub fn team_bytes(&self, team: TeamId) -> u64 {
         self.rooms
@@ -86,7 +91,7 @@ impl Sandboxes {
             .map_or(0, |rooms| rooms.team_bytes(team))
     }
 
-    /// The most that they may hold together. None: no limit.
+    /// Maximum bytes of all sandboxes of a team; `None` means no limit.
     #[must_use]
     pub fn team_bytes_max(&self) -> Option<u64> {
         self.rooms.as_ref().and_then(Rooms::team_bytes_max)
@@ -98,7 +103,7 @@ impl Sandboxes {
         self.rooms.as_ref()?.bytes_of(&self.path_of(id))
     }
 
-    /// Sandboxes whose bytes are not those on record, with their bytes.
+    /// Sandboxes whose size differs from the recorded one, with their sizes in bytes.
     #[must_use]
     pub fn unrecorded(&self) -> Vec<(SandboxId, u64)> {
         let found = self.rooms.as_ref().map(|rooms| rooms.unrecorded(0));
@@ -108,17 +113,18 @@ impl Sandboxes {
             .collect()
     }
 
-    /// The store has so many bytes on record for a sandbox.
+    /// Notes the size that the store has recorded for a sandbox.
     pub fn has_recorded(&self, id: &SandboxId, bytes: u64) {
         if let Some(rooms) = &self.rooms {
             rooms.has_recorded(&self.path_of(id), bytes);
         }
     }
 
-    /// Measures a sandbox, unless what it holds is known. Returns how many files and directories it has. Blocking.
+    /// Measures a sandbox, unless its size is known. Returns its number of files and directories. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn measure(&self, id: &SandboxId, charged: Charged) -> Result<u64, FileError> {
         match &self.rooms {
             Some(rooms) => rooms.measure(&self.path_of(id), charged),
@@ -126,10 +132,11 @@ impl Sandboxes {
         }
     }
 
-    /// Measures sandboxes that were changed since they were last measured: as many as can be in a moment. Blocking.
+    /// Measures sandboxes that have changed since their last measurement, up to a bound on the work. Blocks.
     ///
     /// # Errors
-    /// The first of the file system; the others were measured.
+    ///
+    /// The first failure of the file system. The other sandboxes were measured.
     pub fn measure_changed(&self) -> Result<(), FileError> {
         let Some(rooms) = &self.rooms else {
             return Ok(());
@@ -147,10 +154,11 @@ impl Sandboxes {
         failed
     }
 
-    /// The same, where each sandbox gets a user of its own. Those that have one keep it. Blocking.
+    /// Gives each sandbox a Unix user of its own. Sandboxes that have one keep it. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn with_users(self, users: Arc<Uids>) -> io::Result<Self> {
         for id in self.list()? {
             if let Ok(found) = fs::symlink_metadata(self.path_of(&id)) {
@@ -163,36 +171,35 @@ impl Sandboxes {
         })
     }
 
-    /// Where they are.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Who changes what of them, for a backup.
+    /// Announces changes of sandboxes to a running backup.
     #[must_use]
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
 
-    /// Where they go.
     #[must_use]
     pub fn trash(&self) -> &Trash {
         &self.trash
     }
 
-    /// A sandbox's directory, there or not.
+    /// The directory of a sandbox, whether it exists or not.
     #[must_use]
     pub fn path_of(&self, id: &SandboxId) -> PathBuf {
-        // The id's form has no slash and no dot: it cannot name another directory.
+        // An id contains no slash and no dot, so it cannot name another directory.
         self.dir.join(id.as_str())
     }
 
-    /// Below a data directory, for a server that starts: the names of all that are there are put on disk, since one before
-    /// it may have made some, and not have come to that. Blocking.
+    /// The sandboxes of a data directory, at the start of a server. Syncs the directory, because the previous process may
+    /// have died after it created a sandbox and before it synced the name. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn settled(data_dir: &Path) -> io::Result<Self> {
         let sandboxes = Self::beneath(data_dir);
         match fs::File::open(&sandboxes.dir).and_then(|dir| dir.sync_all()) {
@@ -201,10 +208,11 @@ impl Sandboxes {
         }
     }
 
-    /// A sandbox's root, made if it is not there. `charged`: whose quota it counts for. Blocking.
+    /// Opens the root of a sandbox and creates it if necessary. `charged`: the team whose quota it counts toward. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn root(&self, id: &SandboxId, charged: Charged) -> Result<Root, FileError> {
         let temps = self.unfinished().map_err(|source| FileError::Io {
             op: "make",
@@ -224,7 +232,7 @@ impl Sandboxes {
         }
     }
 
-    /// Moves a sandbox's directory to the trash; its user is free then, and the room that it took.
+    /// Moves the directory of a sandbox to the trash, and releases its Unix user and its share of the quota.
     fn take(
         &self,
         id: &SandboxId,
@@ -233,7 +241,7 @@ impl Sandboxes {
     ) -> io::Result<Option<PathBuf>> {
         let _change = self.changes.begin(id, ChangeKind::Write);
         let path = self.path_of(id);
-        // Whether the directory can be moved or not: nobody can use the sandbox any more.
+        // Even if the directory could not be moved, because no run can use the sandbox any more.
         if let Some(rooms) = &self.rooms {
             rooms.forget(&path, charged);
         }
@@ -246,20 +254,22 @@ impl Sandboxes {
         Ok(aside)
     }
 
-    /// The directory of unfinished writes, made if it is not there. Blocking.
+    /// The directory of unfinished writes; created if necessary. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn unfinished(&self) -> io::Result<PathBuf> {
         make_private(&self.unfinished)?;
         Ok(self.unfinished.clone())
     }
 
-    /// Moves the directory of a sandbox whose row is gone to the trash, so that it is never seen half removed. False
-    /// where it had none. `charged`: the record that the row had, if it was deleted just now. Blocking.
+    /// Moves the directory of a sandbox without a row to the trash in one rename. Returns false if there is no directory.
+    /// `charged`: the recorded size, if the row was deleted just now. Blocks.
     ///
     /// # Errors
-    /// Of the file system; nothing was moved then.
+    ///
+    /// If the file system fails; then nothing was moved.
     pub fn discard(
         &self,
         id: &SandboxId,
@@ -269,11 +279,12 @@ impl Sandboxes {
         Ok(self.take(id, charged, now)?.is_some())
     }
 
-    /// Removes a sandbox whose row is gone, at once: it was deleted by somebody who meant it. One that never had a
-    /// directory is no error. `charged`: the record that the row had, if there was one. Blocking.
+    /// Removes a sandbox without a row at once, because a person deleted it on purpose. A missing directory is not an
+    /// error. `charged`: the recorded size, if there was a row. Blocks.
     ///
     /// # Errors
-    /// Of the file system; what is left is in the trash, or where it was and found later.
+    ///
+    /// If the file system fails. The rest is in the trash or at its old place, and the janitor removes it later.
     pub fn remove(
         &self,
         id: &SandboxId,
@@ -286,19 +297,21 @@ impl Sandboxes {
         }
     }
 
-    /// The sandboxes that have a directory. Blocking.
+    /// Lists the sandboxes that have a directory. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn list(&self) -> io::Result<Vec<SandboxId>> {
         let names = names_in(&self.dir)?;
         Ok(names.iter().filter_map(|path| id_of(path)).collect())
     }
 
-    /// What is in the directory of unfinished writes. Blocking.
+    /// Lists the directory of unfinished writes. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn list_unfinished(&self) -> io::Result<Vec<PathBuf>> {
         names_in(&self.unfinished)
     }
@@ -319,18 +332,18 @@ struct Shared {
     id: SandboxId,
     charged: Charged,
     root: OnceLock<Root>,
-    /// A shell that was started ahead of its command. It ends with the run's driver.
+    /// A shell that was started before its command is known. It ends with the run's driver.
     shell: Mutex<Option<WaitingShell>>,
 }
 
-/// A shell that waits, and its place among those that may.
+/// A shell that waits for a command, and its permit.
 pub(crate) struct WaitingShell {
     pub(crate) shell: Box<dyn Shell>,
     pub(crate) _place: OwnedSemaphorePermit,
 }
 
 impl Workspace {
-    /// Of a sandbox whose row is on disk before anything is done in it.
+    /// The row of the sandbox must be on disk before the workspace is used.
     #[must_use]
     pub fn new(sandboxes: Sandboxes, id: SandboxId, charged: Charged) -> Self {
         Self {
@@ -344,7 +357,7 @@ impl Workspace {
         }
     }
 
-    /// Bytes that the sandbox holds, where they are to be recorded: a small change is recorded when the run ends.
+    /// The size of the sandbox if it must be recorded now. A small change is recorded only when the run ends.
     pub(crate) fn bytes_to_record(&self, run_ends: bool) -> Option<u64> {
         let Shared { sandboxes, id, .. } = &*self.shared;
         let rooms = sandboxes.rooms.as_ref()?;
@@ -358,7 +371,7 @@ impl Workspace {
         sandboxes.has_recorded(id, bytes);
     }
 
-    /// The shell that waits for a command, if there is one.
+    /// Takes the shell that waits for a command, if there is one.
     pub(crate) fn take_shell(&self) -> Option<WaitingShell> {
         self.shell().take()
     }
@@ -375,10 +388,11 @@ impl Workspace {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its root; the directory is made if it is not there. Blocking.
+    /// Opens the root of the sandbox and creates it if necessary. Blocks.
     ///
     /// # Errors
-    /// Of the file system.
+    ///
+    /// If the file system fails.
     pub fn root(&self) -> Result<&Root, FileError> {
         if let Some(root) = self.shared.root.get() {
             return Ok(root);
@@ -396,7 +410,7 @@ impl Workspace {
     }
 }
 
-/// What is in a directory; nothing where it is not there.
+/// The paths in a directory; none if it does not exist.
 pub(crate) fn names_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

@@ -1,4 +1,8 @@
-//! Tools: typed functions with a schema and hints. The policy is looked up by the engine, never by the tool.
+//! Tools: typed functions with a schema and hints.
+//!
+//! # Non-goals
+//!
+//! Policies. The driver checks the policy of a call; a tool never does.
 
 pub mod asking;
 pub mod assignment;
@@ -22,37 +26,36 @@ use tokio_util::sync::CancellationToken;
 use crate::parse::TeamParsers;
 use crate::sandboxes::Workspace;
 
-/// Where what a call gave comes from, where the tool's name and arguments do not say it.
+/// The source of a result, if the tool's name and arguments do not determine it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Such as a page's address, or a connection's name.
+    /// For people, such as the address of a page or the name of a connection.
     pub from: String,
-    /// Whether it comes from the team's own people and programs.
+    /// Whether the content comes from the team's own people and programs.
     pub trusted: bool,
-    /// Whether it must not leave the team.
+    /// Whether the content must not leave the team.
     pub private: bool,
 }
 
-/// What a call came to.
+/// The end of a call, or its interruption.
 #[derive(Clone, Debug)]
 pub enum CallResult {
-    /// It has ended.
     Done {
-        /// How.
         outcome: Outcome,
-        /// Where what it gave comes from.
+        /// `None` if the tool's name and arguments determine it.
         source: Option<Source>,
-        /// What is noted before its result.
+        /// Entries that are recorded before the result.
         notes: Vec<Body>,
     },
-    /// The server that carries it out asks a person, and waits for the answer: see [`Tool::reply`].
+    /// The server that executes the call asks a person and waits for the answer; see [`Tool::reply`].
     Asks(Box<RequestDraft>),
-    /// Who carried it out was lost. Whether it took effect is not known: it is settled as after a crash.
+    /// The server that executes the call was lost. Whether the call took effect is unknown, so it is settled as after a
+    /// crash.
     Lost,
 }
 
 impl CallResult {
-    /// It has ended, and what it gave comes from the engine, or from where the tool's name says.
+    /// A call that has ended, with a source that the tool's name and arguments determine.
     #[must_use]
     pub fn of(outcome: Outcome) -> Self {
         Self::Done {
@@ -62,7 +65,7 @@ impl CallResult {
         }
     }
 
-    /// The outcome alone, for who cannot wait any longer.
+    /// The outcome alone, for callers that cannot wait any longer.
     #[must_use]
     pub fn into_outcome(self) -> Outcome {
         match self {
@@ -75,85 +78,85 @@ impl CallResult {
     }
 }
 
-/// What a call gets to work with.
+/// The surroundings of a call.
 #[derive(Clone)]
 pub struct ToolContext {
-    /// The run.
     pub run: RunId,
-    /// The call: with the run's id it makes the idempotency key `run_id:call_id`.
+    /// Together with the run's id, the idempotency key of the call: `run_id:call_id`.
     pub call_id: String,
-    /// The call's arguments as the transcript has them: with marks.
+    /// The arguments as they are in the transcript, with marks in place of secrets.
     pub arguments: Map<String, Value>,
-    /// The run's build.
+    /// `None` if the build cannot be read.
     pub build: Option<Arc<BuildConfig>>,
-    /// The run's sandbox, for tools that work in it.
+    /// Set for tools that work in the sandbox.
     pub workspace: Option<Workspace>,
-    /// Parsers of documents, as the run's team has them.
+    /// Document parsers within the team's limits.
     pub parsers: TeamParsers,
-    /// The run was taken from its driver, or the server stops: end soon.
+    /// Canceled when the run was taken from its driver or the server stops. The tool must end soon.
     pub cancel: CancellationToken,
-    /// The server stops: what takes long may go on for a part of the grace period.
+    /// Canceled when the server shuts down. Long work may continue for a part of the grace period.
     pub draining: CancellationToken,
 }
 
 impl ToolContext {
-    /// The hosts that the build lets `fetch_url` ask; none: every public one.
+    /// The hosts that `fetch_url` may request; `None` means every public host.
     fn hosts(&self) -> Option<&[HostPattern]> {
         self.build.as_ref()?.reach.hosts.as_deref()
     }
 }
 
-/// What a look-up found of a call that was under way when the server died.
+/// What a look-up found about a call that was in progress when the server died.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LookedUp {
-    /// It was done; this is its result.
+    /// The call was done, with this result.
     Done(Value),
-    /// It was not done; it may run now.
+    /// The call was not done and may run now.
     NotDone,
-    /// The look-up cannot tell: the error that the call gets.
+    /// The look-up cannot tell. The call gets this error.
     Unknown(ToolError),
 }
 
-/// One tool.
+/// A tool that a model can call.
 #[async_trait]
 pub trait Tool: Send + Sync {
-    /// Its name, as a build names it.
+    /// The name by which builds and calls refer to the tool.
     fn name(&self) -> &str;
 
-    /// A sentence or two for the model.
+    /// One or two sentences for the model.
     fn description(&self) -> &str;
 
-    /// What it is.
+    /// Declares what the tool does to the world; policies depend on it.
     fn hints(&self) -> Hints;
 
-    /// Where its calls go, where that can change: a digest, which an approval is bound to.
+    /// A digest of the destination of its calls, if that can change. An approval is valid for one destination.
     fn target(&self) -> Option<String> {
         None
     }
 
-    /// Whether it works on the run's files: a run gets its sandbox when such a tool is first called.
+    /// Whether the tool works on the run's files. A run gets its sandbox when such a tool is first called.
     fn in_sandbox(&self) -> bool {
         false
     }
 
-    /// Why it can do nothing on this server, and what would change that. None: it can.
+    /// Why the tool does not work on this server, and how to change that. `None` if it works.
     fn unavailable(&self) -> Option<String> {
         None
     }
 
-    /// Whether secrets are put in for marks in its arguments, and taken out of what it gives.
+    /// Whether marks in its arguments are replaced by secrets. Secrets are then masked in its results.
     fn takes_secrets(&self) -> bool {
         false
     }
 
-    /// The JSON schema of its arguments, made from their Rust type.
+    /// The JSON schema of the arguments.
     fn schema(&self) -> Value;
 
-    /// What the intent must hold so that [`Tool::look_up`] can settle the call later. Read-only; asked only of tools that
-    /// are settled by look-up.
+    /// Collects the evidence that is stored with the intent, so that [`Tool::look_up`] can settle the call later. Changes
+    /// nothing; called only for tools that are settled by look-up.
     ///
     /// # Errors
-    /// The error that the call gets, without being begun.
+    ///
+    /// The error that the call gets. The call does not begin.
     async fn evidence(
         &self,
         _context: &ToolContext,
@@ -162,20 +165,20 @@ pub trait Tool: Send + Sync {
         Ok(None)
     }
 
-    /// Carries the call out. Arguments that do not fit are an error that names the argument.
+    /// Executes the call. The error for an invalid argument names the argument.
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome;
 
-    /// Carries the call out, and says where what it gave comes from.
+    /// Executes the call and reports the source of the result.
     async fn call(&self, context: &ToolContext, arguments: Map<String, Value>) -> CallResult {
         CallResult::of(self.run(context, arguments).await)
     }
 
-    /// Gives a person's answer to the server that asked during this call, and goes on waiting for the call.
+    /// Gives a person's answer to the server that asked during this call, and waits for the call again.
     async fn reply(&self, _context: &ToolContext, _resolution: &Resolution) -> CallResult {
         CallResult::Lost
     }
 
-    /// Looks whether a call was done. Only for tools whose hints say [`errand_core::policy::Settle::LookUp`].
+    /// Checks whether a call was done. Only for tools whose hints say [`errand_core::policy::Settle::LookUp`].
     async fn look_up(
         &self,
         _context: &ToolContext,
@@ -189,14 +192,13 @@ pub trait Tool: Send + Sync {
     }
 }
 
-/// The tools of this program, by name.
+/// The built-in tools, by name.
 #[derive(Clone)]
 pub struct Tools {
     by_name: Arc<BTreeMap<String, Arc<dyn Tool>>>,
 }
 
 impl Tools {
-    /// The built-in ones.
     #[must_use]
     pub fn builtin() -> Self {
         Self {
@@ -208,7 +210,7 @@ impl Tools {
         .with(vec![Arc::new(assignment::RunAssignment)])
     }
 
-    /// These too.
+    /// Adds tools. One with the same name replaces an earlier one.
     #[must_use]
     pub fn with(&self, more: Vec<Arc<dyn Tool>>) -> Self {
         let mut by_name = (*self.by_name).clone();
@@ -218,13 +220,12 @@ impl Tools {
         }
     }
 
-    /// One of them.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
         self.by_name.get(name)
     }
 
-    /// All, by name.
+    /// In the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
         self.by_name.values()
     }

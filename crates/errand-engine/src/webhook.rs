@@ -165,7 +165,7 @@ pub enum Verdict {
 /// The result of one attempt, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The receiver's HTTP status, if it answered.
+    /// The HTTP status of the answer, if there was one.
     pub status: Option<u16>,
     /// The reason why it was not delivered, as one line for the team. `None` if it was delivered.
     pub error: Option<String>,

@@ -1,7 +1,9 @@
-//! Which run is driven alone: one that may be what ends the program, so that it takes no other down with it.
+//! Drives a run alone if it is suspected of crashing the server, so that a crash affects no other run.
 //!
-//! Guarantees: while such a run is driven and has not committed a step, no other run is claimed, and it is claimed when no
-//! other is driven. Both waits are bounded, so that a long command holds nobody up for long.
+//! # Guarantees
+//!
+//! A suspect is claimed when no other run is driven. Until it has committed a step, no other run is claimed. Both waits
+//! are bounded, so that a long command does not block other runs for long.
 
 use std::collections::VecDeque;
 
@@ -11,27 +13,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 
-/// How long the others may hold a suspect run up, and it them. Unit: milliseconds.
+/// Maximum time that other runs delay a suspect, and that a suspect delays other runs, in milliseconds. Most steps are
+/// shorter.
 const WAIT_MS_MAX: u64 = 30_000;
 
-/// See the module's document.
+/// The suspects that wait, and the one that is driven.
 #[derive(Default)]
 pub(super) struct Alone {
     waiting: VecDeque<ReadyRun>,
-    /// Until when the runs that are driven are waited for.
+    /// When to stop waiting for the runs that are driven now.
     drains_until: Option<Timestamp>,
     driven: Option<Driven>,
 }
 
-/// A run that is driven alone.
 struct Driven {
-    /// Cancelled when it has committed a step, or its driver has ended.
+    /// Canceled when the run has committed a step, or its driver has ended.
     committed: CancellationToken,
     until: Timestamp,
 }
 
 impl Alone {
-    /// These are to be driven alone.
+    /// Adds runs that must be driven alone.
     pub(super) fn wait_for(&mut self, suspects: Vec<ReadyRun>, now: Timestamp) {
         for suspect in suspects {
             if !self.waiting.iter().any(|run| run.run == suspect.run) {
@@ -43,7 +45,7 @@ impl Alone {
         }
     }
 
-    /// Whether the next one's turn has come. `idle`: no run is driven.
+    /// Whether the next suspect may be claimed now. `idle`: no run is driven.
     pub(super) fn take_turn(&mut self, idle: bool, now: Timestamp) -> bool {
         let is_over = |driven: &Driven| driven.committed.is_cancelled() || driven.until <= now;
         if self.driven.as_ref().is_some_and(is_over) {
@@ -54,12 +56,12 @@ impl Alone {
         self.driven.is_none() && !self.waiting.is_empty() && drained
     }
 
-    /// Whether no other run is claimed.
-    pub(super) fn keeps_others(&self) -> bool {
+    /// Whether other runs must not be claimed.
+    pub(super) fn blocks_others(&self) -> bool {
         self.driven.is_some() || !self.waiting.is_empty()
     }
 
-    /// The next one.
+    /// Removes and returns the suspect that has waited the longest.
     pub(super) fn next(&mut self) -> Option<ReadyRun> {
         let next = self.waiting.pop_front();
         if self.waiting.is_empty() {
@@ -68,7 +70,8 @@ impl Alone {
         next
     }
 
-    /// It is driven from now on. What is returned is to be cancelled once it has committed a step, or has ended.
+    /// Records that a suspect is driven from now on. The caller cancels the returned token once the run has committed a
+    /// step, or its driver has ended.
     pub(super) fn begin(&mut self, now: Timestamp) -> CancellationToken {
         let committed = CancellationToken::new();
         self.driven = Some(Driven {
@@ -78,7 +81,7 @@ impl Alone {
         committed
     }
 
-    /// Until a wait is over.
+    /// Waits until one of the two waits is over.
     pub(super) async fn changes(&self, clock: &Clock) {
         match (&self.driven, self.drains_until) {
             (Some(driven), _) => tokio::select! {

@@ -1,14 +1,21 @@
 //! The engine on a real store, without the API.
 
-use errand_core::id::{RunId, TeamId, UserId};
+use std::sync::Arc;
+
+use errand_core::id::{IdGen, RunId, TeamId, UserId};
 use errand_core::run::Status;
 use errand_store::model::{NewAgent, NewBuild, PageQuery, RunView, Runnable, StartRun};
 use errand_store::seal::MasterKey;
-use errand_store::{NewTeam, NewUser, Once, OpenOptions};
+use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::clock::Clock;
+use crate::connect::Connections;
+use crate::deltas::Deltas;
 use crate::net::{Bounds, Guard};
+use crate::sandboxes::Sandboxes;
+use crate::tool::Tools;
 
 const OPTIONS: EngineOptions = EngineOptions {
     max_concurrent_runs: 4,
@@ -18,7 +25,7 @@ const OPTIONS: EngineOptions = EngineOptions {
 };
 
 struct World {
-    engine: EngineContext,
+    context: EngineContext,
     engine: Engine,
     team: TeamId,
     owner: UserId,
@@ -60,7 +67,7 @@ impl World {
             })
             .await
             .unwrap();
-        let engine = EngineContext {
+        let context = EngineContext {
             connections: Connections::none(store.clone(), clock.clone()),
             store,
             clock,
@@ -73,9 +80,9 @@ impl World {
             post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
             draining: CancellationToken::new(),
         };
-        let (engine, _) = Engine::start(engine.clone(), OPTIONS).await.unwrap();
+        let (engine, _) = Engine::start(context.clone(), OPTIONS).await.unwrap();
         Self {
-            engine,
+            context,
             engine,
             team,
             owner,
@@ -84,11 +91,11 @@ impl World {
     }
 
     async fn run(&self, steps: Value) -> RunId {
-        let now = self.engine.clock.now();
+        let now = self.context.clock.now();
         let (agent, build, run) = (
-            self.engine.ids.agent(now),
-            self.engine.ids.build(now),
-            self.engine.ids.run(now),
+            self.context.ids.agent(now),
+            self.context.ids.build(now),
+            self.context.ids.run(now),
         );
         let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
         let build = NewBuild {
@@ -108,7 +115,7 @@ impl World {
             created_by: self.owner,
             now,
         };
-        self.engine
+        self.context
             .store
             .create_agent(new, Once::not_recorded())
             .await
@@ -122,14 +129,14 @@ impl World {
             webhook_url: None,
             human_request_webhook_url: None,
             untrusted: false,
-            message: Some((self.engine.ids.message(now), "hello".to_owned())),
+            message: Some((self.context.ids.message(now), "hello".to_owned())),
             by: self.owner.into(),
             sandbox_ttl_ms: 1_000_000,
             api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
             now,
         };
-        self.engine
+        self.context
             .store
             .start_run(start, Once::not_recorded())
             .await
@@ -140,9 +147,9 @@ impl World {
     async fn settled(&self, run: RunId) -> RunView {
         let settled = async {
             while self
-                .engine
+                .context
                 .store
-                .busy(self.engine.clock.now())
+                .busy(self.context.clock.now())
                 .await
                 .unwrap()
                 .is_some()
@@ -155,17 +162,17 @@ impl World {
             .is_err()
         {
             let busy = self
-                .engine
+                .context
                 .store
-                .busy(self.engine.clock.now())
+                .busy(self.context.clock.now())
                 .await
                 .unwrap();
             panic!(
                 "not settled: {busy:?} {:#?}",
-                self.engine.store.run(self.team, run).await.unwrap()
+                self.context.store.run(self.team, run).await.unwrap()
             );
         }
-        self.engine.store.run(self.team, run).await.unwrap()
+        self.context.store.run(self.team, run).await.unwrap()
     }
 }
 
@@ -184,11 +191,11 @@ async fn a_playbook_runs_on_a_real_store() {
     let view = world.settled(run).await;
     assert_eq!(view.run.status, Status::Running, "{view:#?}");
     assert_eq!(view.run.waiting_on.unwrap().kind, "timer");
-    world.engine.clock.advance(Duration::from_secs(3600));
+    world.context.clock.advance(Duration::from_secs(3600));
     let view = world.settled(run).await;
     assert_eq!(view.run.status, Status::Completed, "{view:#?}");
     let messages = world
-        .engine
+        .context
         .store
         .messages(
             world.team,
@@ -217,17 +224,17 @@ async fn what_is_due_is_claimed_whatever_brought_the_round() {
         .await;
     world.settled(run).await;
     world.engine.shut_down(Duration::from_secs(5)).await;
-    let (mut engine, cancel) = (world.engine, CancellationToken::new());
-    engine.draining = CancellationToken::new();
-    let now = engine.clock.now();
-    let mut dispatcher = Dispatcher::new(&engine, &cancel, OPTIONS, None, now);
+    let (mut context, cancel) = (world.context, CancellationToken::new());
+    context.draining = CancellationToken::new();
+    let now = context.clock.now();
+    let mut dispatcher = Dispatcher::new(&context, &cancel, OPTIONS, None, now);
     dispatcher.round().await.unwrap();
     assert_eq!(dispatcher.drives.len(), 0);
     assert!(!dispatcher.more && dispatcher.moment.is_some());
-    engine.clock.advance(Duration::from_secs(3600));
+    context.clock.advance(Duration::from_secs(3600));
     dispatcher.round().await.unwrap();
     assert_eq!(dispatcher.drives.len(), 1);
     dispatcher.drives.join_next().await.unwrap().unwrap();
-    let view = engine.store.run(world.team, run).await.unwrap();
+    let view = context.store.run(world.team, run).await.unwrap();
     assert_eq!(view.run.status, Status::Completed, "{view:#?}");
 }

@@ -1,4 +1,4 @@
-//! Calls on their way out and back: what goes into them, what is taken out of what they give, what is recorded of them.
+//! Execution of tool calls: fills in secrets, records intents, masks results, and records outcomes.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::{DriveError, Driver, broke_off, result_of};
+use super::{DriveError, Driver, result_of, was_canceled};
 use crate::clock::Clock;
 use crate::exhausted::patiently;
 use crate::model::network::OwnProviders;
@@ -25,21 +25,21 @@ use crate::secrets::Secrets;
 use crate::store_retry::retry_while_unavailable;
 use crate::tool::{CallResult, LookedUp, Source, Tool, ToolContext, assignment};
 
-/// Calls as they go out.
+/// Calls with their secrets filled in.
 pub(super) struct Filled {
-    /// For each call its arguments, or the error that it gets.
+    /// For each call, its arguments, or the error that the call gets.
     pub(super) arguments: Vec<Result<Map<String, Value>, ToolError>>,
-    /// What is taken out of what comes back.
+    /// The secrets that are masked in the results. `None` if no call takes secrets.
     pub(super) secrets: Option<Arc<Secrets>>,
 }
 
 impl Driver<'_> {
-    /// A tool of the run: one of this program, or of a connection.
+    /// Finds a tool of the run, either of a connection or built in.
     pub(super) fn tool(&self, name: &str) -> Option<&Arc<dyn Tool>> {
         self.offer.get(name).or_else(|| self.engine.tools.get(name))
     }
 
-    /// The arguments of calls as they go out: with secrets in place of their marks, where the tool may have them.
+    /// Replaces the marks of secrets in the arguments of calls whose tools take secrets.
     pub(super) async fn fill(&self, calls: &[ToolCall]) -> Filled {
         let takes = |call: &ToolCall| {
             let tool = self.tool(&call.name);
@@ -67,7 +67,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Records what calls came to. False where this driver does not go on: a person is asked.
+    /// Records the results of calls. Returns whether this driver continues; it does not if a person is asked.
     pub(super) async fn record(
         &mut self,
         results: impl IntoIterator<Item = (ToolCall, CallResult)>,
@@ -75,9 +75,9 @@ impl Driver<'_> {
         let mut asks: Option<RequestDraft> = None;
         for (call, result) in results {
             match result {
-                // The server stops, and the tool broke off: the call stays open, and is settled after the next start.
+                // The server shuts down and the tool stopped early. The call stays open, and the next start settles it.
                 CallResult::Done { outcome, .. }
-                    if self.cancel.is_cancelled() && broke_off(&outcome) => {}
+                    if self.cancel.is_cancelled() && was_canceled(&outcome) => {}
                 CallResult::Done {
                     outcome,
                     source,
@@ -116,7 +116,8 @@ impl Driver<'_> {
         self.commit(StepEnd::Ask(Box::new(request))).await
     }
 
-    /// Notes that a call is about to be carried out, unless that is on record. The inner error: it cannot be.
+    /// Adds the intent of a call, unless it is recorded already. The inner error is the call's result if its tool cannot
+    /// give the evidence for a later look-up.
     pub(super) async fn intend(
         &mut self,
         call: &ToolCall,
@@ -131,7 +132,7 @@ impl Driver<'_> {
             return Ok(Ok(()));
         }
         let hints = self.hints(call);
-        // That it may begin again is the server's word, which nobody can look up later.
+        // The server declared now that a repetition is harmless. Its declaration may be different after a restart.
         let again = is_tool(&call.name) && hints.is_some_and(|hints| hints.idempotent);
         let mut evidence = again.then(|| json!({"again": true}));
         if let Some(tool) = self.tool(&call.name).cloned()
@@ -159,7 +160,7 @@ impl Driver<'_> {
         Ok(Ok(()))
     }
 
-    /// Brings the row of a sandbox to disk that the run has just got: before anything is done in it.
+    /// Commits the row of a new sandbox before it is used.
     pub(super) async fn commit_sandbox(&mut self) -> Result<(), DriveError> {
         if self.buffer.sandbox.is_some() {
             self.commit(StepEnd::Go {
@@ -177,7 +178,7 @@ impl Driver<'_> {
             .is_some_and(|(claim, _)| *claim == self.claim)
     }
 
-    /// A call of a lost driver: its tool looks whether it was done.
+    /// Settles a call of a lost driver: its tool checks whether the call was done.
     pub(super) async fn look_up(&mut self, open: OpenCall) -> Result<bool, DriveError> {
         let context = self.context(&open.call);
         self.commit_sandbox().await?;
@@ -203,7 +204,7 @@ impl Driver<'_> {
         match found {
             LookedUp::Done(value) => self.push(result_of(&open.call, Outcome::Result(value))),
             LookedUp::Unknown(error) => self.push(result_of(&open.call, Outcome::Error(error))),
-            // It may run now: under a new intent, of this claim.
+            // The call may run now, under a new intent of this claim.
             LookedUp::NotDone => {
                 let evidence = evidence.cloned();
                 self.push(Body::Intent {
@@ -216,7 +217,7 @@ impl Driver<'_> {
         Ok(true)
     }
 
-    /// Starts the run of another assignment, and waits for it without a driver; or takes what it gave.
+    /// Starts a child run and waits for it without a driver, or records the result of a child run that has ended.
     pub(super) async fn start_child(&mut self, call: &ToolCall) -> Result<bool, DriveError> {
         let arguments = match assignment::arguments(&call.arguments) {
             Ok(arguments) => arguments,
@@ -228,7 +229,7 @@ impl Driver<'_> {
         let (models, now) = (self.engine.models.clone(), self.now());
         let read = || OwnProviders::of(&self.engine.store, self.run.team);
         let own = retry_while_unavailable(self.engine, read).await?;
-        // As for a start from outside.
+        // The same check as for a run that is started through the API.
         let runnable = Runnable(Arc::new(move |build| models.check(build, &own)));
         let message = arguments.message.filter(|text| !text.is_empty());
         let start = StartChild {
@@ -254,7 +255,7 @@ impl Driver<'_> {
         self.commit(StepEnd::Child(Box::new(start))).await
     }
 
-    /// Whether the call has started its run: what is left to do is to take what that gave.
+    /// Whether the call has started its child run already.
     pub(super) fn has_started(&self, call: &ToolCall) -> bool {
         let mut open = self.ledger.open.iter();
         call.name == assignment::NAME
@@ -263,7 +264,7 @@ impl Driver<'_> {
             })
     }
 
-    /// Gives a person's answer to the server that asked during a call, and goes on waiting for the call.
+    /// Gives a person's answer to the server that asked during a call, and waits for the call again.
     pub(super) async fn reply(
         &mut self,
         open: &OpenCall,
@@ -303,7 +304,7 @@ pub(super) fn span(run: RunId, tool: Option<&dyn Tool>) -> Span {
     )
 }
 
-/// Carries one call out. What comes back of a tool that secrets go to is masked here, whatever it is.
+/// Executes one call. Secrets are masked in everything that a tool which takes secrets returns.
 pub(super) async fn call_tool(
     clock: &Clock,
     call: &ToolCall,
@@ -324,7 +325,7 @@ pub(super) async fn call_tool(
         tool.call(context, arguments.clone())
     });
     let Some(result) = called.await else {
-        let message = "the server had run out of open files or memory, and the call was given up while it waited; nothing was done";
+        let message = "the server had run out of open files or memory, and the run ended while the call waited; nothing was done";
         return CallResult::of(Outcome::error(ToolErrorCode::NotRun, message));
     };
     if let CallResult::Done {
@@ -359,7 +360,7 @@ fn masked(result: CallResult, secrets: Option<&Secrets>) -> CallResult {
     }
 }
 
-/// Of what came late, what is known: a call that was called off may have taken effect all the same.
+/// Leaves out the outcomes that say nothing: a call that was canceled may have taken effect.
 pub(super) fn known(late: Vec<(String, Outcome)>) -> Vec<(String, Outcome)> {
     late.into_iter()
         .filter(|(_, outcome)| {

@@ -33,10 +33,10 @@ const PATTERNS: [(&str, usize); 20] = [
 const BEGINNINGS: [(&str, usize); 8] = [
     ("What", 53),
     ("Whose", 0),
-    ("Who", 6),
-    ("None where", 1),
+    ("Who", 3),
+    ("None where", 0),
     ("By whom", 0),
-    ("The same", 8),
+    ("The same", 5),
     ("Those of", 0),
     ("As", 7),
 ];
