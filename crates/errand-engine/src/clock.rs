@@ -1,4 +1,4 @@
-//! The clock that every part is given.
+//! The clock. It is passed to every part, so that tests control the time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,23 +7,22 @@ use std::time::Duration;
 use errand_core::time::Timestamp;
 use tokio::sync::oneshot;
 
-/// The system's clock, or one that a test moves.
+/// The system's clock, or a manual clock that a test moves.
 #[derive(Clone)]
 pub enum Clock {
-    /// The system's.
     System,
-    /// Stands until it is advanced.
+    /// Moves only by [`Clock::advance`] and [`Clock::set`].
     Manual(Arc<ManualClock>),
 }
 
-/// A clock that stands until it is advanced. Those that sleep are woken in the order of their moments.
+/// The state of a manual clock. Sleepers are woken in the order of their wake-up times.
 pub struct ManualClock {
     state: Mutex<Standing>,
 }
 
 struct Standing {
     now: Timestamp,
-    /// By moment, and in the order in which they came.
+    /// By wake-up time, then in the order of arrival.
     sleepers: BTreeMap<(Timestamp, u64), oneshot::Sender<()>>,
     came: u64,
 }
@@ -34,11 +33,11 @@ impl ManualClock {
     }
 }
 
-/// The longest sleep before the clock is looked at again: the system's may be set forward meanwhile.
+/// Maximum sleep before the clock is read again, because the system's clock may be set forward meanwhile.
 const NAP: Duration = Duration::from_secs(30);
 
 impl Clock {
-    /// A clock that stands at `now`.
+    /// A manual clock that starts at `now`.
     #[must_use]
     pub fn manual(now: Timestamp) -> Self {
         Self::Manual(Arc::new(ManualClock {
@@ -50,7 +49,7 @@ impl Clock {
         }))
     }
 
-    /// The time, in UTC, to the millisecond.
+    /// The current time with a resolution of a millisecond.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match self {
@@ -59,7 +58,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock forward. The system's is left alone.
+    /// Moves a manual clock forward. Does nothing to the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(clock) = self {
             let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -68,26 +67,25 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock, also back. The system's is left alone.
+    /// Sets a manual clock, forward or back. Does nothing to the system's clock.
     pub fn set(&self, to: Timestamp) {
         if let Self::Manual(clock) = self {
             let mut state = clock.state();
             state.now = to;
             let later = state.sleepers.split_off(&(to, u64::MAX));
             for sleeper in std::mem::replace(&mut state.sleepers, later).into_values() {
-                // Whoever slept may be gone.
+                // The sleeping task may be gone.
                 let _ = sleeper.send(());
             }
         }
     }
 
-    /// Whether it is the system's.
     #[must_use]
     pub fn is_the_systems(&self) -> bool {
         matches!(self, Self::System)
     }
 
-    /// The moment at which the next one wakes that sleeps by a manual clock; none where nobody does, and of the system's.
+    /// The next wake-up time of a sleeper of a manual clock. `None` if there is none, and for the system's clock.
     #[must_use]
     pub fn next_waking(&self) -> Option<Timestamp> {
         match self {
@@ -100,7 +98,7 @@ impl Clock {
         }
     }
 
-    /// Until the moment has come.
+    /// Sleeps until a moment.
     pub async fn sleep_until(&self, moment: Timestamp) {
         match self {
             Self::System => loop {
@@ -117,7 +115,7 @@ impl Clock {
                         return;
                     }
                     let (wake, woken) = oneshot::channel();
-                    // Those that sleep no longer are not kept for ever.
+                    // Remove sleepers whose tasks are gone, so that they do not accumulate.
                     state.sleepers.retain(|_, sleeper| !sleeper.is_closed());
                     state.came += 1;
                     let came = state.came;
@@ -138,7 +136,6 @@ impl Clock {
         }
     }
 
-    /// For `ms` milliseconds.
     pub async fn sleep_ms(&self, ms: u64) {
         self.sleep_until(self.now().plus_ms(ms)).await;
     }

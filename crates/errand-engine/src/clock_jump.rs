@@ -1,8 +1,8 @@
-//! Whether this program has missed time: it was stopped, the machine slept, or somebody set its clock forward.
+//! Detects time that this process missed: it was stopped, the machine slept, or the clock was set forward.
 //!
-//! Deadlines of work stand on the clock of the wall, so that they hold over a restart. What no driver could use is
-//! nobody's working time: a jumps that beats each second sees the gap, and the deadlines of the runs at work are moved
-//! by it before anything is failed for them. A gap of a few seconds is a busy machine, and none.
+//! Deadlines of steps are wall-clock times, so that they survive a restart. Time that no driver could use must not count
+//! toward them. A task reads the clock every second and sees the gap; the dispatcher then moves the deadlines of running
+//! steps by the gap, before it fails any run. A gap of a few seconds only means that the machine is busy, and is ignored.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,21 +10,20 @@ use errand_core::time::Timestamp;
 
 use crate::clock::Clock;
 
-/// How often it beats.
-const BEAT_MS: u64 = 1_000;
-/// A beat that is later than this was missed.
+/// Interval between two readings of the clock, in milliseconds.
+const INTERVAL_MS: u64 = 1_000;
+/// Maximum delay of a reading that is still normal, in milliseconds.
 const SLACK_MS: u64 = 5_000;
 
-/// Time that was missed.
+/// Missed time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Missed {
-    /// The last beat before it.
+    /// The last reading before the gap.
     pub(crate) since: Timestamp,
-    /// How much.
     pub(crate) ms: u64,
 }
 
-/// See the module's document.
+/// The readings of the clock. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ClockJumps {
     state: Arc<Mutex<State>>,
@@ -46,30 +45,30 @@ impl ClockJumps {
         }
     }
 
-    /// Beats for ever.
+    /// Reads the clock at each interval. Never returns.
     pub(crate) async fn run(&self, clock: &Clock) {
         loop {
-            clock.sleep_ms(BEAT_MS).await;
-            self.beat(clock.now());
+            clock.sleep_ms(INTERVAL_MS).await;
+            self.read(clock.now());
         }
     }
 
-    fn beat(&self, now: Timestamp) {
+    fn read(&self, now: Timestamp) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now.ms_since(state.last);
-        if passed > BEAT_MS + SLACK_MS {
+        if passed > INTERVAL_MS + SLACK_MS {
             let before = state.missed;
             state.missed = Some(Missed {
                 since: before.map_or(state.last, |missed| missed.since),
-                ms: before.map_or(0, |missed| missed.ms) + passed - BEAT_MS,
+                ms: before.map_or(0, |missed| missed.ms) + passed - INTERVAL_MS,
             });
         }
         state.last = now;
     }
 
-    /// What was missed since it was last asked: once.
+    /// Takes the time that was missed since the last call.
     pub(crate) fn missed(&self, now: Timestamp) -> Option<Missed> {
-        self.beat(now);
+        self.read(now);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.missed.take()
     }
@@ -84,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_told_once_and_a_busy_machine_is_none() {
+    fn a_gap_is_reported_once() {
         let jumps = ClockJumps::new(at(10_000));
-        jumps.beat(at(11_000));
-        // Late, but no pause.
+        jumps.read(at(11_000));
+        // Late, but not a gap.
         assert_eq!(jumps.missed(at(16_000)), None);
-        jumps.beat(at(17_000));
-        jumps.beat(at(617_000));
-        // Another one before anybody asked.
+        jumps.read(at(17_000));
+        jumps.read(at(617_000));
+        // A second gap before the first was taken.
         let missed = Missed {
             since: at(17_000),
             ms: 599_000 + 99_000,

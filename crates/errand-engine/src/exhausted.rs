@@ -46,7 +46,7 @@ pub(crate) fn note_anyway(what: &str) -> bool {
 pub(crate) async fn patiently<T, F>(
     clock: &Clock,
     cancel: &CancellationToken,
-    mut act: impl FnMut() -> F,
+    mut call: impl FnMut() -> F,
 ) -> Option<T>
 where
     F: Future<Output = T>,
@@ -54,7 +54,7 @@ where
     let mut waits = None;
     loop {
         let called = IS_NOTED.scope(Cell::new(false), async {
-            let answer = act().await;
+            let answer = call().await;
             (answer, IS_NOTED.with(Cell::get))
         });
         match called.await {

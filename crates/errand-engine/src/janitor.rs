@@ -1,13 +1,17 @@
-//! Tidies up, at the start and every minute: sandboxes that have expired, and what a crash left on disk that the store
-//! does not know.
+//! The janitor: moves expired sandboxes, and what a crash left on disk, to the trash. It runs at the start and every
+//! minute.
 //!
-//! Promised: nothing is removed at once. It is moved to the trash whole, and goes from there a day later. Of what the
-//! store does not know, nothing is touched that is in use, that is younger than an hour, that was changed since this
-//! start of the program, or that is older than the store itself, since another store left that ([`is_left_over`]). A crash between any two steps leaves what a later round finishes: the row
-//! of a sandbox is deleted first, and a directory whose row is deleted is moved whenever it is found.
+//! # Guarantees
 //!
-//! Cheap by where things are: directories of sandboxes are one listing, unfinished writes another. No sandbox is looked
-//! into for that. How many bytes sandboxes hold is measured and recorded in bounded portions; see [`bytes`].
+//! Nothing is removed at once: items go to the trash as a whole, and are removed a day later. An item that the store does
+//! not know is touched only if it is at least an hour old, has not changed since this start, and is not older than the
+//! store itself, because then another store left it ([`is_left_over`]).
+//!
+//! A crash between any two steps leaves work that a later round finishes: the row of a sandbox is deleted first, and a
+//! directory without a row is moved whenever it is found.
+//!
+//! A round is cheap. It lists the directory of sandboxes and that of unfinished writes, and looks into no sandbox. Sizes
+//! are measured in bounded portions; see [`bytes`].
 
 mod bytes;
 
@@ -23,16 +27,16 @@ use self::bytes::Sweep;
 use crate::context::EngineContext;
 use crate::sandboxes::names_in;
 
-/// How often it looks: expiry is counted in days.
+/// Pause between two rounds, in milliseconds. Expiry is counted in days, so a minute is short enough.
 const ROUND_MS: u64 = 60_000;
-/// Most sandboxes of one round's transaction.
+/// Maximum number of expired sandboxes that one query returns.
 const BATCH: u32 = 100;
-/// Most sandboxes that are looked up in one read.
+/// Maximum number of sandboxes that one read looks up.
 const LOOK_UP_MAX: usize = 500;
-/// Nothing younger is taken for a leftover. Unit: milliseconds.
+/// Minimum age of a leftover, in milliseconds.
 const YOUNG_MS: u64 = 3_600_000;
 
-/// Works until the server drains. `started`: when this start of the program began, before it took any request.
+/// Runs until the server drains. `started`: when this process started, before it accepted any request.
 pub(crate) async fn run(engine: EngineContext, started: Timestamp) {
     let janitor = Janitor {
         engine,
@@ -43,7 +47,7 @@ pub(crate) async fn run(engine: EngineContext, started: Timestamp) {
         if let Err(error) = janitor.round().await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "what has expired or was left over could not be moved to the trash; trying again later"
+                "expired sandboxes or leftovers could not be moved to the trash; trying again later"
             );
         }
         tokio::select! {
@@ -59,16 +63,16 @@ struct Janitor {
     sweep: Sweep,
 }
 
-/// Why a round was not finished.
+/// Why a round did not finish.
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
     #[error("the store failed")]
     Store(#[from] StoreError),
-    #[error("the data directory could not be tidied up")]
+    #[error("the data directory could not be cleaned up")]
     Disk(#[from] io::Error),
 }
 
-/// How many things were moved to the trash.
+/// Number of items that a round moved to the trash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Moved {
     expired: u64,
@@ -78,7 +82,7 @@ struct Moved {
 }
 
 impl Janitor {
-    /// Each part is tried, whatever became of the others; the first failure is told.
+    /// Tries each part, even if others fail. Returns the first failure.
     async fn round(&self) -> Result<Moved, RoundError> {
         let now = self.engine.clock.now();
         let mut moved = Moved::default();
@@ -94,7 +98,7 @@ impl Janitor {
                 sandboxes_unknown = moved.unknown,
                 sandboxes_deleted = moved.deleted,
                 writes_unfinished = moved.unfinished,
-                "leftovers were moved to the trash, for a day"
+                "leftovers were moved to the trash for a day"
             );
         }
         parts.into_iter().collect::<Result<(), _>>().map(|()| moved)
@@ -106,7 +110,7 @@ impl Janitor {
             let expired = self.engine.store.expired_sandboxes(now, BATCH).await?;
             let more = expired.len() >= BATCH as usize;
             for id in expired {
-                // Used since it was listed: it stays.
+                // It was used since it was listed, so it stays.
                 let Some(row) = self.engine.store.mark_sandbox_deleted(&id, now).await? else {
                     continue;
                 };
@@ -116,7 +120,7 @@ impl Janitor {
                     team: row.team,
                     bytes: row.bytes,
                 };
-                // Where it fails the next round does it: the row is deleted.
+                // If this fails, a later round finds the directory without a row.
                 let discarded = blocking(move || sandboxes.discard(&id, Some(charged), now)).await;
                 failed = failed.and(discarded.map(drop));
             }
@@ -126,8 +130,8 @@ impl Janitor {
         }
     }
 
-    /// Directories of sandboxes whose row is deleted, or that never had one. They are listed before their rows are
-    /// looked up, and rows come before directories: one that is in use has its row by then.
+    /// Removes directories of sandboxes without a row. Directories are listed before their rows are looked up, and a row is
+    /// written before its directory is created. So a sandbox in use has its row by then.
     async fn sandboxes_left_over(
         &self,
         now: Timestamp,
@@ -163,7 +167,7 @@ impl Janitor {
         Ok(failed?)
     }
 
-    /// Files of writes and uploads that were cut off. Those under way were begun since this start.
+    /// Removes files of interrupted writes and uploads. Those in progress began after this start and are younger.
     async fn files_left_over(&self, now: Timestamp, moved: &mut Moved) -> Result<(), RoundError> {
         let (sandboxes, ages) = (self.engine.sandboxes.clone(), self.ages(now).await?);
         let data_dir = self.engine.store.dir().to_owned();
@@ -213,25 +217,25 @@ impl Janitor {
     }
 }
 
-/// What the age of a thing is compared with.
+/// The times that the age of an item is compared with.
 #[derive(Clone, Copy)]
 struct Ages {
-    /// When the store was made.
+    /// When the store was created.
     store: Timestamp,
-    /// When this start of the program began.
+    /// When this process started.
     start: Timestamp,
     now: Timestamp,
 }
 
-/// Whether a thing that the store does not know was left by an earlier start: it is no younger than an hour, was not
-/// changed since this start, and is not older than the store. `changed`: its modification time. By a clock that was set
-/// back it looks younger, and stays.
+/// Whether an item that the store does not know was left behind by an earlier start: it is at least an hour old, has not
+/// changed since this start, and is not older than the store. `changed`: its modification time. After the clock was set
+/// back, an item looks younger, and stays.
 fn is_left_over(changed: Timestamp, ages: Ages) -> bool {
     let Ages { store, start, now } = ages;
     changed >= store && changed < start && changed < now && now.ms_since(changed) >= YOUNG_MS
 }
 
-/// When a thing was last modified. None where it is gone.
+/// The modification time of an item; `None` if it does not exist.
 fn changed_at(path: &Path) -> io::Result<Option<Timestamp>> {
     match std::fs::symlink_metadata(path) {
         Ok(found) => Ok(Some(Timestamp::from_millis(
@@ -245,18 +249,19 @@ fn changed_at(path: &Path) -> io::Result<Option<Timestamp>> {
     }
 }
 
-/// A master key that was being made when the program ended: `master.key.….new` in the data directory.
+/// Whether a file is a new master key that was not complete when the process ended: `master.key.….new` in the data
+/// directory.
 fn is_unfinished_key(path: &Path) -> bool {
     path.file_name()
         .and_then(|name| name.to_str())
         .is_some_and(|name| name.starts_with("master.key.") && name.ends_with(".new"))
 }
 
-/// Does file work on a thread for that.
+/// Runs file operations on a thread that may block.
 async fn blocking<T: Send + 'static>(
     operation: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(act)
+    tokio::task::spawn_blocking(operation)
         .await
         .unwrap_or_else(|ended| Err(io::Error::other(ended)))
 }

@@ -20,6 +20,8 @@ pub mod tool;
 pub mod trash;
 pub mod webhook;
 
+mod clock_jump;
+mod context;
 mod dispatch;
 mod drive;
 mod exhausted;

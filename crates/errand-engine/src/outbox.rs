@@ -1,17 +1,23 @@
-//! Delivery of webhooks.
+//! The outbox: delivers webhooks.
 //!
-//! Promised: each delivery in the outbox reaches its URL at least once, or is given up after three days, or ends with
-//! a 410; each attempt is recorded. Receivers tell repeats by `webhook-id`. Of a run's deliveries to one URL, one is in
-//! flight at a time, in order; after its first failure an event is retried by itself and later ones overtake it. Those to
-//! other URLs do not wait for it. Places are shared in turn by team and, within a team, by receiver
-//! ([`errand_core::fair`]), and a receiver that does not answer has few of them ([`receivers`]): however many deliveries
-//! wait for dead receivers, a healthy one gets its own at once.
+//! # Guarantees
 //!
-//! Which are under way is known in memory alone: a server that dies, or stops, in the middle of an attempt causes a
-//! repeat, never a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
+//! Each delivery reaches its URL at least once, or is given up after three days, or ends with a 410. Each attempt is
+//! recorded. Receivers recognize repeats by `webhook-id`.
 //!
-//! A delivery that finds no descriptor or no memory on this machine, or whose secret the store cannot read now, has not
-//! been attempted: it keeps its place and waits ([`crate::exhausted`]), and nothing is recorded.
+//! Of a run's deliveries to one URL, one is in flight at a time, in order. After its first failure a delivery is retried
+//! on its own schedule, and later ones may overtake it. Deliveries to other URLs do not wait for it.
+//!
+//! Slots are shared in turn by teams and, within a team, by receivers ([`errand_core::fair`]). A receiver that does not
+//! answer gets few slots ([`receivers`]), so a healthy receiver does not wait behind deliveries to dead ones.
+//!
+//! A delivery is not attempted while file descriptors or memory have run out, or while the store cannot read its secret.
+//! It keeps its slot and waits ([`crate::exhausted`]), and nothing is recorded.
+//!
+//! # Non-goals
+//!
+//! Deciding whether to send: the transaction that changes the run writes the rows. Deliveries in flight are known in
+//! memory alone: if the server dies during an attempt, the delivery is repeated, never lost.
 
 mod receivers;
 
@@ -32,15 +38,15 @@ use crate::store_retry::retry_while_unavailable;
 use crate::webhook::{Attempt, Verdict, WebhookSecret, send};
 use receivers::{Receivers, Sign};
 
-/// The pause after a failure of the store.
+/// Pause after a failure of the store, in milliseconds.
 const STORE_PAUSE_MS: u64 = 250;
 
 /// Delivers until the server drains.
-pub(crate) async fn run(engine: EngineContext, places: usize, cancel: CancellationToken) {
+pub(crate) async fn run(engine: EngineContext, slots: usize, cancel: CancellationToken) {
     let mut outbox = Outbox {
         engine: engine.clone(),
-        slots: DeliverySlots::new(places),
-        receivers: Receivers::new(places),
+        slots: DeliverySlots::new(slots),
+        receivers: Receivers::new(slots),
         under_way: JoinSet::new(),
         lanes: HashMap::new(),
     };
@@ -75,7 +81,7 @@ pub(crate) async fn run(engine: EngineContext, places: usize, cancel: Cancellati
 
 struct Outbox {
     engine: EngineContext,
-    /// Who holds how many of the places.
+    /// The slots that each team and receiver holds.
     slots: DeliverySlots,
     receivers: Receivers,
     under_way: JoinSet<Sign>,
@@ -83,7 +89,7 @@ struct Outbox {
 }
 
 impl Outbox {
-    /// Begins what is due, and says when the next one is.
+    /// Starts attempts of the due deliveries, and returns when the next one is due.
     async fn round(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let now = self.engine.clock.now();
         let mut after = None;
@@ -137,16 +143,16 @@ impl Outbox {
         };
         self.slots.release(&receiver.0, &receiver.1);
         if let Some(sign) = sign {
-            self.receivers.heard(receiver, sign);
+            self.receivers.record(receiver, sign);
         }
     }
 }
 
-/// One attempt, and its record.
+/// Makes one attempt and records it.
 async fn attempt(engine: &EngineContext, delivery: DueDelivery) -> Sign {
     let run = delivery.run.map(|run| run.to_string());
-    // A server that stops waits for no receiver: what may have arrived is sent again after the next start, under the
-    // same id.
+    // A server that shuts down does not wait for receivers. A delivery that may have arrived is sent again after the
+    // next start, under the same id.
     let made = engine.draining.run_until_cancelled(make(engine, &delivery));
     let Some(Some((at, made))) = made.await else {
         return Sign::Neither;
@@ -178,7 +184,7 @@ async fn attempt(engine: &EngineContext, delivery: DueDelivery) -> Sign {
         error: made.error,
         answer: made.answer,
     };
-    // What is not recorded is sent again, so it keeps its place until it is.
+    // An attempt without a record is repeated, so the delivery keeps its slot until the record is written.
     let recorded = retry_while_unavailable(engine, || {
         engine
             .store
@@ -195,18 +201,18 @@ async fn attempt(engine: &EngineContext, delivery: DueDelivery) -> Sign {
     sign
 }
 
-/// Sends it, as soon as this machine has what that takes. When that was, and what came of it. `None`: the server stopped
-/// first, and nothing was sent.
+/// Sends a delivery as soon as the machine has the resources for it. Returns when it was sent, and the result. `None` if
+/// the server shut down first and nothing was sent.
 async fn make(engine: &EngineContext, delivery: &DueDelivery) -> Option<(Timestamp, Attempt)> {
     let secret = match secret_of(engine, delivery).await {
         Ok(secret) => secret,
         Err(SecretError::NotNow(error)) => {
-            tracing::debug!(%error, "a delivery is not begun any more: the server stops");
+            tracing::debug!(%error, "a delivery does not begin, because the server shuts down");
             return None;
         }
         Err(SecretError::Unusable(error)) => {
             let run = delivery.run.map(|run| run.to_string());
-            tracing::error!(run.id = run, %error, "a delivery could not be signed; it is tried again");
+            tracing::error!(run.id = run, %error, "a delivery could not be signed; it is retried");
             let attempt = Attempt {
                 status: None,
                 error: Some(error),
@@ -221,7 +227,7 @@ async fn make(engine: &EngineContext, delivery: &DueDelivery) -> Option<(Timesta
     let id = delivery.id.to_string();
     let body = bytes::Bytes::from(delivery.body.clone());
     let try_to_send = || {
-        // Of each try: receivers refuse a signature that is minutes old.
+        // Read in each attempt, because receivers refuse a signature that is minutes old.
         let at = engine.clock.now();
         let (post, at_s) = (engine.post.as_ref(), at.as_seconds());
         let sent = send(post, &delivery.url, &id, at_s, body.clone(), &secret);
@@ -230,15 +236,13 @@ async fn make(engine: &EngineContext, delivery: &DueDelivery) -> Option<(Timesta
     patiently(&engine.clock, &engine.draining, try_to_send).await
 }
 
-/// Why a delivery cannot be signed.
 enum SecretError {
-    /// The server stops, and its store could not be read until then.
+    /// The server shuts down, and its store could not be read before.
     NotNow(StoreError),
-    /// The secret itself cannot be used.
     Unusable(String),
 }
 
-/// The team's secret, with those that it replaced a short while ago.
+/// Reads the team's secret, and the secrets that it has recently replaced.
 async fn secret_of(
     engine: &EngineContext,
     delivery: &DueDelivery,

@@ -1,7 +1,12 @@
-//! How far a call of a connection's tool has come: told to whoever watches the run now, and kept nowhere.
+//! Progress notes of calls of connections' tools, for the clients that follow the run now.
 //!
-//! Promised: what is published is heard, in order, by those who listen then, unless they are so slow that it is dropped
-//! for them. Left out: those who come later, and other nodes.
+//! # Guarantees
+//!
+//! Subscribers receive published notes in order. A subscriber that is too slow misses notes.
+//!
+//! # Non-goals
+//!
+//! Notes are not stored, so later subscribers and other nodes do not receive them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,31 +15,29 @@ use errand_core::id::RunId;
 use errand_core::time::Timestamp;
 use tokio::sync::broadcast;
 
-/// Notes that wait for a slow listener.
+/// Maximum number of notes that wait for a slow subscriber.
 const NOTES_MAX: usize = 16;
 
-/// One note.
+/// One progress note.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
-    /// Of which call.
     pub call_id: String,
-    /// When it came.
     pub at: Timestamp,
-    /// How far it is; of what, the server knows.
+    /// The progress so far, in a unit that only the server knows.
     pub progress: f64,
-    /// Where it ends, if the server knows that.
+    /// The value of `progress` at the end, if the server knows it.
     pub total: Option<f64>,
-    /// The server's words, without secrets.
+    /// The server's message, with secrets masked.
     pub message: Option<String>,
 }
 
-/// Where notes are published and heard. Cheap to clone.
+/// Channels for the notes of runs. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Progress {
     heard: Arc<Mutex<HashMap<RunId, broadcast::Sender<Note>>>>,
 }
 
-/// Somebody who listens to a run.
+/// A subscription to the notes of a run.
 pub struct ProgressListener {
     run: RunId,
     progress: Progress,
@@ -46,7 +49,7 @@ impl Progress {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Listens to a run from now on.
+    /// Subscribes to a run from now on.
     #[must_use]
     pub fn listen(&self, run: RunId) -> ProgressListener {
         let mut heard = self.heard();
@@ -60,23 +63,23 @@ impl Progress {
         }
     }
 
-    /// Tells those who listen.
+    /// Sends a note to the subscribers.
     pub fn publish(&self, run: RunId, note: impl FnOnce() -> Note) {
         if let Some(sender) = self.heard().get(&run) {
-            // Nobody is left to hear it.
+            // The last subscriber may just have gone.
             let _ = sender.send(note());
         }
     }
 }
 
 impl ProgressListener {
-    /// The next note.
+    /// Waits for the next note.
     pub async fn next(&mut self) -> Note {
         loop {
             match self.notes.recv().await {
                 Ok(note) => return note,
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
-                // The sender is kept as long as somebody listens.
+                // Not reached: the sender lives as long as a subscriber.
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
         }
@@ -86,7 +89,7 @@ impl ProgressListener {
 impl Drop for ProgressListener {
     fn drop(&mut self) {
         let mut heard = self.progress.heard();
-        // This one still counts.
+        // The count includes this subscriber.
         if heard
             .get(&self.run)
             .is_some_and(|sender| sender.receiver_count() <= 1)

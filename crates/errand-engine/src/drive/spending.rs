@@ -1,4 +1,4 @@
-//! What a run spends: whether there is room for a step before it is made, and what a model call used up that gave none.
+//! Spending: checks the limits before a step, and counts model calls that gave no turn.
 
 use errand_core::budget::{self, Used, Verdict};
 use errand_core::next::Next;
@@ -12,7 +12,7 @@ use crate::model::network::price_unknown;
 use crate::store_retry::retry_while_unavailable;
 
 impl Driver<'_> {
-    /// Whether the limits of build and team leave room for a step.
+    /// Whether the limits of the build and the team allow a step.
     pub(super) async fn room_for(&self, what: &Next) -> Result<Verdict, DriveError> {
         let is_step = match what {
             Next::Model => true,
@@ -35,9 +35,9 @@ impl Driver<'_> {
             let (team, now) = (self.run.team, self.now());
             let read = || self.engine.store.team_month(team, now);
             let mut month = retry_while_unavailable(self.engine, read).await?;
-            // What the last turn cost is on its way to the disk.
+            // The cost of the last turn is not on disk yet.
             month.spent_usd += self.buffer.usage.cost_usd;
-            // The limit was set, or the price taken away, after the run was started.
+            // A start checks this, too. The limit may have been set, or the price removed, after that.
             let limited = (limits.cost_usd.is_some(), month.limit_usd.is_some());
             if is_blind
                 && let Some(message) = price_unknown(&self.build.model, limited.0, limited.1)
@@ -58,7 +58,7 @@ impl Driver<'_> {
         ))
     }
 
-    /// What counts for the limits of the build: what the run has used, and for tokens and cost what the runs below have.
+    /// The usage that counts toward the build's limits. Tokens and cost include those of child runs.
     pub(super) fn used(&self) -> Used {
         let buffered = &self.buffer.usage;
         Used {
@@ -68,7 +68,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Notes the call of a model that gave no turn, and counts what it used up.
+    /// Records a model call that gave no turn, and counts its usage.
     pub(super) fn count_unanswered(&mut self, outcome: AttemptOutcome, error: &str) {
         let now = self.now();
         if let Some(call) = self.session.unanswered(now) {
@@ -82,7 +82,7 @@ impl Driver<'_> {
     }
 }
 
-/// The model calls among entries that do not reach the disk: what they gave is lost, but they were paid for.
+/// The model calls among entries that cannot be committed. Their answers are lost, but they were paid for.
 pub(super) fn model_calls(entries: &[NewEntry]) -> impl Iterator<Item = ModelCall> {
     entries.iter().filter_map(|entry| match &entry.body {
         Body::ModelCall { call } | Body::ModelAttempt { call, .. } => Some(call.clone()),

@@ -1,8 +1,10 @@
-//! How many bytes the sandboxes hold: measured where it is not known, and recorded.
+//! Measures the sizes of sandboxes and records them.
 //!
-//! Promised: what a sandbox holds is on record a minute after it changed. Every sandbox that is there at a start is measured
-//! once, in portions: so a crash between a write and its record is corrected, and sandboxes of a version that kept no records
-//! get theirs.
+//! # Guarantees
+//!
+//! The size of a sandbox is recorded within a minute after a change. After a start, every sandbox is measured once, in
+//! portions. That corrects the record after a crash between a write and its record, and adds the records that earlier
+//! versions did not keep.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -12,14 +14,14 @@ use errand_sandbox::{Charged, FileError};
 
 use super::{Janitor, RoundError, blocking};
 
-/// Most sandboxes that are measured in a round, since the start.
+/// Maximum number of sandboxes that one round of the sweep after a start measures.
 const SWEPT_MAX: u32 = 500;
-/// Most files and directories that are looked at for that; the sandbox that passes it is the last one.
+/// Maximum number of files and directories that one round visits. The sandbox that exceeds it is measured to its end.
 const SWEPT_NAMES_MAX: u64 = 50_000;
-/// Most records of one transaction.
+/// Maximum number of records in one transaction.
 const RECORDS_MAX: usize = 500;
 
-/// How far the measuring of all sandboxes has come.
+/// Progress of the sweep after a start.
 #[derive(Default)]
 pub(super) struct Sweep(Mutex<Swept>);
 
@@ -58,7 +60,7 @@ impl Janitor {
         Ok(measured?)
     }
 
-    /// Measures the next portion of those that were there at the start.
+    /// Measures the next portion of the sandboxes that existed at the start.
     async fn sweep(&self) -> Result<(), RoundError> {
         let after = match self.sweep.get() {
             Swept::Nothing => None,

@@ -1,11 +1,14 @@
-//! Which receivers answer: a circuit breaker for each receiver of each team, in memory.
+//! A circuit breaker for each receiver of each team, in memory.
 //!
-//! Guarantees: a receiver that let [`TIMEOUTS_MAX`] attempts in a row time out gets one probe at a time until it answers;
-//! one that has not answered since the start gets an eighth of the places, so that a start with many dead receivers does
-//! not fill them all; one that answers gets what its turn gives it. A receiver is a team's own: what one team's address
-//! does says nothing of another team's deliveries to the same host.
+//! # Guarantees
 //!
-//! An answer is any status: a receiver that refuses is quick, and holds no place for long.
+//! After [`TIMEOUTS_MAX`] timeouts in a row, a receiver gets one probe at a time until it answers. A receiver that has not
+//! answered since the start gets at most an eighth of the slots, so that dead receivers cannot take all slots after a
+//! start. A receiver that answers is limited by its fair share alone.
+//!
+//! The state is per team: failures of one team's address do not affect another team's deliveries to the same host.
+//!
+//! Any status is an answer, because a receiver that refuses is quick and does not hold its slot.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,19 +17,19 @@ use errand_store::Receiver;
 
 use crate::webhook::Attempt;
 
-/// After so many attempts in a row that timed out, a receiver gets one probe at a time.
+/// Number of timeouts in a row after which a receiver gets one probe at a time.
 const TIMEOUTS_MAX: u32 = 3;
-/// Most receivers that are remembered. Beyond, those that answer are forgotten first: they count as unknown again.
+/// Maximum number of receivers in memory. Beyond that, those that answer are forgotten first and count as unknown again.
 const REMEMBERED_MAX: usize = 4_096;
 
-/// What an attempt says of its receiver.
+/// What an attempt shows about its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// It answered, with whatever status.
+    /// It answered, with any status.
     Answered,
-    /// It held its place until the time was over.
+    /// It held its slot until the time was over.
     TimedOut,
-    /// There was no connection, or none of its own accord: no place was held for long.
+    /// There was no connection, and the slot was not held for long.
     Neither,
 }
 
@@ -40,36 +43,36 @@ impl Sign {
     }
 }
 
-/// How receivers have done since the start.
+/// The state of each receiver since the start.
 pub(super) struct Receivers {
-    places: usize,
+    slots: usize,
     seen: HashMap<Receiver, Seen>,
-    /// Most at once for each that was seen, shared with the reads that are under way.
+    /// Maximum number of attempts in flight for each known receiver; shared with reads in progress.
     most: Arc<HashMap<Receiver, usize>>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Seen {
     has_answered: bool,
-    /// In a row, up to now.
+    /// Timeouts in a row, up to the last attempt.
     timeouts: u32,
 }
 
 impl Receivers {
-    pub(super) fn new(places: usize) -> Self {
+    pub(super) fn new(slots: usize) -> Self {
         Self {
-            places: places.max(1),
+            slots: slots.max(1),
             seen: HashMap::new(),
             most: Arc::default(),
         }
     }
 
-    /// Most at once for a receiver that has not answered yet.
+    /// Maximum number of attempts in flight for a receiver that has not answered yet.
     pub(super) fn unknown_max(&self) -> usize {
-        (self.places / 8).max(1)
+        (self.slots / 8).max(1)
     }
 
-    /// Most at once for those of which more is known.
+    /// Maximum number of attempts in flight for each known receiver.
     pub(super) fn known(&self) -> Arc<HashMap<Receiver, usize>> {
         Arc::clone(&self.most)
     }
@@ -78,14 +81,14 @@ impl Receivers {
         if seen.timeouts >= TIMEOUTS_MAX {
             1
         } else if seen.has_answered {
-            self.places
+            self.slots
         } else {
             self.unknown_max()
         }
     }
 
-    /// An attempt has ended.
-    pub(super) fn heard(&mut self, receiver: Receiver, sign: Sign) {
+    /// Records the end of an attempt.
+    pub(super) fn record(&mut self, receiver: Receiver, sign: Sign) {
         if self.seen.len() >= REMEMBERED_MAX && !self.seen.contains_key(&receiver) {
             self.forget();
         }
@@ -130,18 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_keeps_timing_out_gets_one_probe_until_it_answers() {
+    fn timeouts_in_a_row_leave_one_probe_until_an_answer() {
         let mut receivers = Receivers::new(32);
         let dead = receiver("https://dead.example");
         let most = |receivers: &Receivers| receivers.known().get(&dead).copied();
         assert_eq!((most(&receivers), receivers.unknown_max()), (None, 4));
         for most_now in [4, 4, 1, 1] {
-            receivers.heard(dead.clone(), Sign::TimedOut);
+            receivers.record(dead.clone(), Sign::TimedOut);
             assert_eq!(most(&receivers), Some(most_now));
         }
-        receivers.heard(dead.clone(), Sign::Answered);
+        receivers.record(dead.clone(), Sign::Answered);
         assert_eq!(most(&receivers), Some(32));
-        receivers.heard(dead.clone(), Sign::TimedOut);
+        receivers.record(dead.clone(), Sign::TimedOut);
         assert_eq!(most(&receivers), Some(32));
     }
 
@@ -150,7 +153,7 @@ mod tests {
         let mut receivers = Receivers::new(32);
         for sign in [Sign::Answered, Sign::TimedOut] {
             for n in 0..2 * REMEMBERED_MAX {
-                receivers.heard(receiver(&format!("{sign:?}{n}")), sign);
+                receivers.record(receiver(&format!("{sign:?}{n}")), sign);
                 assert!(receivers.seen.len() <= REMEMBERED_MAX);
             }
         }

@@ -183,8 +183,8 @@ fn keys_numbers_and_errors_are_masked_too() {
         json!({"{{ secret.PIN }}": ["{{ secret.PIN }}", 12, {"x": "is {{ secret.PIN }}."}]})
     );
     assert_eq!(
-        secrets.mask_outcome(Outcome::Error("no 123456789012".to_owned())),
-        Outcome::Error("no {{ secret.PIN }}".to_owned())
+        secrets.mask_outcome(Outcome::Error(ToolError::from_text("no 123456789012"))),
+        Outcome::Error(ToolError::from_text("no {{ secret.PIN }}"))
     );
 }
 

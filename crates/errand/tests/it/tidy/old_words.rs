@@ -33,7 +33,7 @@ const PATTERNS: [(&str, usize); 20] = [
 const BEGINNINGS: [(&str, usize); 8] = [
     ("What", 53),
     ("Whose", 0),
-    ("Who", 3),
+    ("Who", 2),
     ("None where", 0),
     ("By whom", 0),
     ("The same", 5),
