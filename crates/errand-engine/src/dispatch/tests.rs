@@ -215,9 +215,9 @@ async fn a_playbook_runs_on_a_real_store() {
     world.engine.shut_down(Duration::from_secs(5)).await;
 }
 
-/// Another run's end may be heard of when a timer is due and its sleep has not ended yet.
+/// The end of another run may wake the dispatcher when a timer is due and the sleep until it has not ended yet.
 #[tokio::test]
-async fn what_is_due_is_claimed_whatever_brought_the_round() {
+async fn each_round_claims_what_is_due() {
     let world = World::start().await;
     let run = world
         .run(json!([{"wait": "1h"}, {"finish": "on time"}]))

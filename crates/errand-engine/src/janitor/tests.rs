@@ -1,4 +1,4 @@
-//! Round by round, on a real store and a real directory, with a clock that stands.
+//! Single rounds on a real store and a real directory, with a manual clock.
 
 use std::fs::{self, File};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl World {
         Self::of_age(100 * DAY_MS).await
     }
 
-    /// With a store that was made so long ago.
+    /// Starts with a store that was created `age_ms` ago.
     async fn of_age(age_ms: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual("2026-11-23T09:30:00Z".parse().unwrap());
@@ -91,7 +91,7 @@ impl World {
         &self.janitor.engine
     }
 
-    /// A sandbox with a row and a file, for `ttl_ms`.
+    /// Creates a sandbox with a row and a file that expires after `ttl_ms`.
     async fn sandbox(&self, ttl_ms: u64) -> SandboxId {
         let now = self.engine().clock.now();
         let id = self.engine().ids.sandbox(now);
@@ -110,8 +110,8 @@ impl World {
         id
     }
 
-    /// A directory of a sandbox that the store has never heard of.
-    fn stranger(&self) -> SandboxId {
+    /// Creates a sandbox directory without a row.
+    fn unknown_sandbox(&self) -> SandboxId {
         let id = self.engine().ids.sandbox(self.engine().clock.now());
         self.fill(&id);
         id
@@ -134,7 +134,7 @@ impl World {
         self.engine().sandboxes.path_of(id).exists()
     }
 
-    /// Sets when a thing was last modified, from now on.
+    /// Makes an item `age` old.
     fn age(&self, path: &Path, age: Duration) {
         let now = u64::try_from(self.engine().clock.now().as_millis()).unwrap();
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now) - age;
@@ -148,7 +148,7 @@ impl World {
         path
     }
 
-    /// The names in the trash, without their moments.
+    /// The names in the trash, without their timestamps.
     fn trash(&self) -> Vec<String> {
         let mut names: Vec<String> = names_in(&self.dir.path().join("trash"))
             .unwrap()
@@ -167,18 +167,18 @@ impl World {
         self.engine().clock.advance(Duration::from_millis(ms));
     }
 
-    /// As after another start.
-    fn start_again(&mut self) {
+    /// Continues like a new start of the server.
+    fn restart(&mut self) {
         self.janitor.started = self.engine().clock.now();
     }
 }
 
 #[test]
-fn nothing_young_and_nothing_of_this_start_is_left_over() {
+fn young_items_and_items_of_this_start_stay() {
     let at = |text: &str| -> Timestamp { text.parse().unwrap() };
     let started = at("2026-11-23T09:30:00.000Z");
     for (changed, now, expected) in [
-        // An hour old to the millisecond, and of an earlier start.
+        // Exactly an hour old, and of an earlier start.
         ("2026-11-23T09:00:00.000Z", "2026-11-23T10:00:00.000Z", true),
         (
             "2026-11-23T09:00:00.001Z",
@@ -186,7 +186,7 @@ fn nothing_young_and_nothing_of_this_start_is_left_over() {
             false,
         ),
         ("2026-11-23T09:29:59.999Z", "2026-11-25T00:00:00.000Z", true),
-        // Of this start, however old.
+        // Of this start, although it is old.
         (
             "2026-11-23T09:30:00.000Z",
             "2027-11-23T09:30:00.000Z",
@@ -197,7 +197,7 @@ fn nothing_young_and_nothing_of_this_start_is_left_over() {
             "2026-11-25T00:00:00.000Z",
             false,
         ),
-        // The clock was set back: it looks as if it came from the future.
+        // After the clock was set back, its time is in the future.
         (
             "2026-11-23T09:00:00.000Z",
             "2026-11-23T08:00:00.000Z",
@@ -238,41 +238,45 @@ async fn an_expired_sandbox_goes_to_the_trash_for_a_day() {
     assert!(world.is_there(&long));
 }
 
-/// The row is deleted in its own transaction; the program ends before the move, in the middle of the removal, or both.
+/// The row is deleted in a transaction of its own. The process dies before the move, during the removal, or both.
 #[tokio::test]
-async fn a_round_that_a_crash_cut_short_is_finished_by_a_later_one() {
+async fn a_later_round_finishes_an_interrupted_one() {
     let mut world = World::start().await;
     let id = world.sandbox(1000).await;
     world.advance_ms(1000);
     let now = world.engine().clock.now();
     let marked = world.engine().store.mark_sandbox_deleted(&id, now).await;
     assert_eq!(marked.unwrap().unwrap().id, id);
-    // Crash. Its directory was changed a moment ago, and yet it goes: its row says that nothing will use it.
-    world.start_again();
+    // A crash. The directory is moved although it is young, because its row is deleted and nothing will use it.
+    world.restart();
     assert_eq!(world.round().await.deleted, 1);
     assert_eq!(world.trash(), [id.as_str()]);
     assert!(!world.is_there(&id));
-    // A day later the removal is cut short: part of it is gone, the rest is still in the trash under its moment.
+    // A day later the removal is interrupted: a part is gone, and the rest is still in the trash under its timestamp.
     world.advance_ms(DAY_MS);
     let in_trash = names_in(&world.dir.path().join("trash")).unwrap();
     fs::remove_file(in_trash[0].join("dir/file")).unwrap();
-    world.start_again();
+    world.restart();
     world.round().await;
     assert!(world.trash().is_empty());
     assert!(world.engine().sandboxes.list().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
+async fn old_unknown_directories_go_to_the_trash() {
     let mut world = World::start().await;
     let known = world.sandbox(10 * DAY_MS).await;
-    let (old, young, ours) = (world.stranger(), world.stranger(), world.stranger());
+    let (old, young, ours) = (
+        world.unknown_sandbox(),
+        world.unknown_sandbox(),
+        world.unknown_sandbox(),
+    );
     let path = |id: &SandboxId| world.engine().sandboxes.path_of(id);
     world.age(&path(&known), 9 * HOUR);
     world.age(&path(&old), HOUR);
     world.age(&path(&young), HOUR - Duration::from_millis(1));
     world.age(&path(&ours), Duration::ZERO);
-    // Neither is what somebody else put there.
+    // Files of other programs are not touched, either.
     let other = world.engine().sandboxes.dir().join("lost+found");
     fs::create_dir(&other).unwrap();
     world.age(&other, 9 * HOUR);
@@ -284,7 +288,7 @@ async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
         world.is_there(&ours),
         "what was changed since this start stays as long as it lasts"
     );
-    world.start_again();
+    world.restart();
     assert_eq!(world.round().await.unknown, 1);
     assert!(world.is_there(&known) && other.exists());
     assert_eq!(
@@ -301,10 +305,10 @@ async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
 }
 
 #[tokio::test]
-async fn what_is_older_than_the_store_was_left_by_another_one_and_stays() {
+async fn directories_older_than_the_store_stay() {
     let hour_ms = 3_600_000;
     let mut world = World::of_age(2 * hour_ms).await;
-    let (before, since) = (world.stranger(), world.stranger());
+    let (before, since) = (world.unknown_sandbox(), world.unknown_sandbox());
     let path = |id: &SandboxId| world.engine().sandboxes.path_of(id);
     world.age(&path(&before), 3 * HOUR);
     world.age(&path(&since), HOUR);
@@ -312,13 +316,13 @@ async fn what_is_older_than_the_store_was_left_by_another_one_and_stays() {
     assert_eq!(world.round().await.unknown, 1);
     assert_eq!(world.trash(), [since.as_str()]);
     world.advance_ms(30 * DAY_MS);
-    world.start_again();
+    world.restart();
     world.round().await;
     assert!(world.is_there(&before) && unfinished.exists());
 }
 
 #[tokio::test]
-async fn what_a_cut_off_write_left_goes_and_one_under_way_stays() {
+async fn interrupted_writes_go_and_current_writes_stay() {
     let world = World::start().await;
     let left = world.unfinished(".errand-tmp-7-1", HOUR);
     let spool = world.unfinished(".tmpAbCdEf", 2 * HOUR);
@@ -335,7 +339,7 @@ async fn what_a_cut_off_write_left_goes_and_one_under_way_stays() {
     assert_eq!(world.round().await.unfinished, 3);
     assert!(!left.exists() && !spool.exists() && !key.exists());
     assert!(young.exists() && of_store.iter().all(|path| path.exists()));
-    // One that was begun since this start is under way, however long it takes.
+    // A write that began after this start is in progress, however long it takes.
     let now = world.unfinished(".errand-tmp-7-3", Duration::ZERO);
     world.advance_ms(DAY_MS * 3);
     assert_eq!(world.round().await.unfinished, 1);
@@ -348,10 +352,10 @@ async fn what_a_cut_off_write_left_goes_and_one_under_way_stays() {
 }
 
 #[tokio::test]
-async fn one_thing_that_cannot_be_moved_holds_up_nothing_else() {
+async fn one_immovable_item_does_not_stop_a_round() {
     let world = World::start().await;
     let id = world.sandbox(1000).await;
-    // No trash can be made where a file has its name.
+    // A file with the name of the trash directory makes each move fail.
     fs::write(world.dir.path().join("trash"), "in the way").unwrap();
     world.advance_ms(1000);
     let failed = world.janitor.round().await.unwrap_err();

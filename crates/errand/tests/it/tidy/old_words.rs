@@ -38,7 +38,7 @@ const BEGINNINGS: [(&str, usize); 8] = [
     ("By whom", 0),
     ("The same", 5),
     ("Those of", 0),
-    ("As", 7),
+    ("As", 6),
 ];
 
 #[test]
