@@ -14,6 +14,7 @@
 
 mod calls;
 mod spending;
+mod turn;
 
 use std::sync::Arc;
 
@@ -23,15 +24,12 @@ use errand_core::connection::is_tool;
 use errand_core::human::{HumanRequest, OnExpire};
 use errand_core::id::{ClaimToken, MessageId, SandboxId};
 use errand_core::ledger::Ledger;
-use errand_core::limits::CALLS_PER_TURN_MAX;
 use errand_core::next::{Next, Rules, next};
-use errand_core::playbook::RunFacts;
 use errand_core::policy::{Hints, Policy};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
-use errand_core::tool_error::{ToolError, ToolErrorCode};
-use errand_core::transcript::{AttemptOutcome, Body, Entry, Mark, NewEntry, Outcome, ToolCall};
-use errand_core::turn::{MarkedMove, Move};
+use errand_core::tool_error::ToolErrorCode;
+use errand_core::transcript::{Body, Entry, NewEntry, Outcome, ToolCall};
 use errand_sandbox::Charged;
 use errand_store::RevocationListener;
 use errand_store::StoreError;
@@ -39,12 +37,11 @@ use errand_store::model::{Claimed, DrivenRun, Left, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
-use tracing::field::Empty;
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use crate::connect::{Offer, OfferFor};
 use crate::context::EngineContext;
-use crate::model::{self, ModelError, Need, Session, Setup, Turn, TurnContext, TurnError};
+use crate::model::{self, ModelError, Session, Setup};
 use crate::sandboxes::Workspace;
 use crate::store_retry::retry_while_unavailable;
 use crate::tool::{CallResult, ToolContext, assignment};
@@ -195,17 +192,6 @@ impl Buffer {
                 .since
                 .is_some_and(|since| now.ms_since(since) >= BUFFERED_MS_MAX)
     }
-}
-
-/// Details of a move.
-struct Made {
-    mark: Option<Mark>,
-    /// The id of the message, if it was announced while the message streamed.
-    id: Option<MessageId>,
-    /// Number of calls in the turn so far, including this one.
-    calls: usize,
-    /// The error of a call that must not be executed.
-    refused: Option<ToolError>,
 }
 
 /// The tools that the model is offered: those of the build first, then those of its connections.
@@ -461,212 +447,6 @@ impl Driver<'_> {
             mark: None,
         });
         self.commit(StepEnd::Fail(error)).await.map(drop)
-    }
-
-    /// The span of one question to the model. What it used is recorded when the answer is there.
-    fn turn_span(&self) -> Span {
-        tracing::debug_span!(
-            "run.turn",
-            run.id = %self.run.id,
-            team.id = %self.run.team,
-            model = %self.build.model,
-            step = self.step + 1,
-            tokens.in = Empty,
-            tokens.out = Empty,
-        )
-    }
-
-    async fn model_turn(&mut self) -> Result<bool, DriveError> {
-        if !self.buffer.entries.is_empty()
-            && (!self.session.is_pure() || self.buffer.is_full(self.now()))
-        {
-            self.commit(StepEnd::Go {
-                doing: "model",
-                who: None,
-            })
-            .await?;
-        }
-        let workspace = match self.session.needs_workspace() {
-            Need::Never => None,
-            Need::IfThere if self.sandbox.is_none() => None,
-            Need::IfThere | Need::Always => {
-                let workspace = self.workspace();
-                self.commit_sandbox().await?;
-                Some(workspace)
-            }
-        };
-        let read_to = self.ledger.newest_user;
-        let facts = RunFacts {
-            id: self.run.id.to_string(),
-            sandbox_id: self.sandbox.as_ref().map(ToString::to_string),
-        };
-        let context = TurnContext {
-            facts: &facts,
-            workspace,
-            failures: self.ledger.failures,
-            read_to: self.known,
-            clock: &self.engine.clock,
-            ids: &self.engine.ids,
-            store: &self.engine.store,
-            deltas: &self.engine.deltas,
-            team: self.run.team,
-            parsers: &self.engine.parsers,
-        };
-        let ended = tokio::select! {
-            biased;
-            // First, so that a run that was stopped during the last commit does not call the model.
-            () = self.revocation.revoked() => Err(true),
-            turn = self.session.turn(&context) => Ok(turn),
-            () = self.cancel.cancelled() => Err(false),
-        };
-        let now = self.now();
-        let turn = match ended {
-            Ok(turn) => turn,
-            Err(is_fenced) => {
-                if is_fenced {
-                    let call = self.session.unanswered(now);
-                    return Err(DriveError::Fenced(Left {
-                        model_calls: call.into_iter().collect(),
-                        ..Left::default()
-                    }));
-                }
-                self.count_unanswered(AttemptOutcome::Canceled, "");
-                return self.commit(StepEnd::Release).await;
-            }
-        };
-        match turn {
-            Ok(turn) => self.take_turn(turn, read_to).await,
-            Err(TurnError::Fails(error)) => {
-                self.count_unanswered(AttemptOutcome::Failed, &error.message);
-                Err(error.into())
-            }
-            Err(TurnError::Again {
-                error,
-                attempt,
-                pause_ms,
-            }) => {
-                // The part after a colon or a parenthesis may be the provider's text, which is not logged.
-                let cause = error
-                    .split([':', '('])
-                    .next()
-                    .unwrap_or_default()
-                    .trim_end();
-                tracing::info!(run.id = %self.run.id, model = %self.build.model, attempt, pause_ms, cause, "a model call failed; it is retried");
-                let until = self.now().plus_ms(pause_ms);
-                self.count_unanswered(AttemptOutcome::Failed, &error);
-                self.push(Body::ModelFailed {
-                    attempt,
-                    error,
-                    until,
-                });
-                self.commit(self.sleep(until)).await
-            }
-            Err(TurnError::Full { pause_ms }) => {
-                let until = self.now().plus_ms(pause_ms);
-                self.commit(self.ask_again(until)).await
-            }
-        }
-    }
-
-    /// Records the moves of a turn.
-    async fn take_turn(&mut self, turn: Turn, read_to: u64) -> Result<bool, DriveError> {
-        let span = Span::current();
-        span.record("tokens.in", turn.usage.input_tokens);
-        span.record("tokens.out", turn.usage.output_tokens);
-        self.buffer.turn |= !turn.moves.is_empty();
-        self.buffer.usage.add(&turn.usage);
-        turn.notes.into_iter().for_each(|note| self.push(note));
-        let (mut calls, mut message) = (0, turn.message);
-        for (index, MarkedMove { action, mark }) in turn.moves.into_iter().enumerate() {
-            let is_text = matches!(action, Move::Say { .. } | Move::Finish { .. });
-            let id = message.take_if(|_| is_text);
-            calls += usize::from(matches!(action, Move::Call { .. }));
-            let error = turn.refused.iter().find(|(of, _)| *of == index);
-            let made = Made {
-                mark,
-                id,
-                calls,
-                refused: error.map(|(_, error)| error.clone()),
-            };
-            if let Some(end) = self.make(action, made, read_to) {
-                return self.commit(end).await;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Records a move. Returns the end of the step if the turn ends with this move.
-    fn make(&mut self, action: Move, made: Made, read_to: u64) -> Option<StepEnd> {
-        let now = self.now();
-        let Made { mark, id, .. } = made;
-        let id = id.unwrap_or_else(|| self.engine.ids.message(now));
-        match action {
-            Move::Say { text } => self.push_as(
-                id,
-                Body::Assistant {
-                    text,
-                    ends: false,
-                    mark,
-                },
-            ),
-            Move::Call {
-                id,
-                name,
-                arguments,
-            } => {
-                let id = id.unwrap_or_else(|| {
-                    format!("call_{}", self.engine.ids.message(now).as_uuid().simple())
-                });
-                let call = ToolCall {
-                    id,
-                    name,
-                    arguments,
-                };
-                self.push(Body::ToolCall {
-                    call: call.clone(),
-                    mark,
-                });
-                let too_many = (made.calls > CALLS_PER_TURN_MAX).then(|| {
-                    let message = format!("more than {CALLS_PER_TURN_MAX} calls in one turn");
-                    ToolError::new(ToolErrorCode::NotRun, message)
-                });
-                if let Some(error) = made.refused.or(too_many) {
-                    self.push(result_of(&call, Outcome::Error(error)));
-                }
-            }
-            Move::Ask(draft) => {
-                let defaults = self.build.human_requests;
-                let draft = draft.or_defaults(defaults.expires_in_ms, defaults.on_expire);
-                let request = HumanRequest::new(self.engine.ids.human_request(now), draft, now);
-                self.push(Body::HumanRequest {
-                    request: request.clone(),
-                    mark,
-                });
-                return Some(StepEnd::Ask(Box::new(request)));
-            }
-            Move::Wait { ms } => self.push(Body::Wait {
-                until: now.plus_ms(ms),
-                mark,
-            }),
-            Move::Finish { text } => {
-                let body = Body::Assistant {
-                    text,
-                    ends: true,
-                    mark,
-                };
-                self.push_as(id, body);
-                return Some(StepEnd::Complete { read_to });
-            }
-            Move::Fail { code, message } => {
-                let error = RunError::new(code, message);
-                self.push(Body::Error {
-                    error: error.clone(),
-                    mark,
-                });
-                return Some(StepEnd::Fail(error));
-            }
-        }
-        None
     }
 
     /// The run's sandbox. A run without one gets one with the next commit. Its row is written before its directory is
