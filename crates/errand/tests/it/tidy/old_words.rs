@@ -7,14 +7,14 @@ use super::{files, read};
 /// Words in a row, compared without case; `..` stands for one to three other words. Names count too: `in_line` is
 /// `in line`. With each, how often it occurs in all Rust files and documents.
 const PATTERNS: [(&str, usize); 20] = [
-    ("whatever", 35),
-    ("nobody's", 3),
+    ("whatever", 31),
+    ("nobody's", 1),
     ("nobodys", 8),
     ("so many", 6),
     ("is told", 24),
     ("are told", 4),
     ("told apart", 0),
-    ("in line", 3),
+    ("in line", 0),
     ("by hand of", 0),
     ("lets .. in", 1),
     ("falls due by", 0),
