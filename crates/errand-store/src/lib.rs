@@ -42,8 +42,8 @@ pub use crypto::seal;
 pub use db::data_dir;
 pub use db::paging::PageBounds;
 pub use db::sqlite::{
-    Condition, DATABASE_FILE, DatabaseFacts, DirLock, Fault, Faults, OpenError, OpenOptions,
-    Schema, Snapshot, SnapshotError, Store, Trial, Trouble, database_facts,
+    Condition, DATABASE_FILE, DatabaseFacts, DirLock, Fault, Faults, LostLog, OpenError,
+    OpenOptions, Schema, Snapshot, SnapshotError, Store, Trial, Trouble, database_facts,
 };
 pub use error::{Result, StoreError};
 pub use idempotency::{Answer, Idem, Once, Render, StoredAnswer};

@@ -170,23 +170,35 @@ enum Found {
     Store,
     /// Nothing of a store, or a store that was being created.
     Nothing,
-    /// Parts of a store whose database is missing or empty.
+    /// Parts of a store without its rows.
     Remains {
         names: Vec<&'static str>,
-        is_empty: bool,
+        database: Hollow,
     },
+}
+
+/// The state of a database that holds no store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hollow {
+    /// No file.
+    Missing,
+    /// A file of 0 bytes.
+    NoBytes,
+    /// A database of SQLite that contains nothing. No store is without tables.
+    NoTables,
 }
 
 /// Checks that a directory contains a store: a database that is not empty, or one that was being created. Creates,
 /// opens and locks nothing.
 ///
 /// # Errors
-/// [`DataDirError::NoStore`]; [`DataDirError::NoDatabase`] if there are parts of a store.
+/// [`DataDirError::NoStore`]; [`DataDirError::NoDatabase`] if there are parts of a store; [`DataDirError::Open`] if it
+/// is a copy of a store in use, or its log is lost.
 pub fn expect_store(dir: &Path) -> Result<(), DataDirError> {
     match look(dir)? {
         Found::Store => Ok(()),
         Found::Nothing => Err(DataDirError::NoStore(dir.to_owned())),
-        Found::Remains { names, is_empty } => Err(no_database(dir, &names, is_empty)),
+        Found::Remains { names, database } => Err(no_database(dir, &names, database)),
     }
 }
 
@@ -236,23 +248,19 @@ pub fn prepare(
     };
     let mut is_whole = true;
     match look(dir)? {
-        Found::Store => {
-            // Checked before damage, so that a copy of a directory in use is reported as what it is.
-            sqlite::refuse_copy(dir).map_err(DataDirError::Open)?;
-            is_whole = expect_whole(dir)?;
-        }
+        Found::Store => is_whole = expect_whole(dir)?,
         Found::Nothing if making.allowed => begin(dir).map_err(failed)?,
         Found::Nothing => return Err(DataDirError::NoStore(dir.to_owned())),
-        Found::Remains { names, is_empty } if making.beside_remains => {
+        Found::Remains { names, database } if making.beside_remains => {
             tracing::warn!(
                 found = names.join(", "),
                 "a new store is created next to the remains of another one, which stay where they are"
             );
             // Done before the mark is created, so that a start that is interrupted here finds the same state again.
-            set_aside(dir, is_empty).map_err(failed)?;
+            set_aside(dir, database).map_err(failed)?;
             begin(dir).map_err(failed)?;
         }
-        Found::Remains { names, is_empty } => return Err(no_database(dir, &names, is_empty)),
+        Found::Remains { names, database } => return Err(no_database(dir, &names, database)),
     }
     let master_key = fitting_key(dir, given, discards)?;
     Ok(Prepared {
@@ -282,15 +290,19 @@ pub fn made(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn no_database(dir: &Path, names: &[&str], is_empty: bool) -> DataDirError {
+fn no_database(dir: &Path, names: &[&str], database: Hollow) -> DataDirError {
     let found = match names {
         [] => "an empty errand.db".to_owned(),
         names => names.join(", "),
     };
-    let state = match (is_empty, names.is_empty()) {
-        (true, true) => "a database never has 0 bytes unless something went wrong",
-        (true, false) => "its database errand.db has 0 bytes",
-        (false, _) => "no database errand.db",
+    let state = match (database, names.is_empty()) {
+        (Hollow::Missing, _) => "no database errand.db",
+        (Hollow::NoBytes, true) => "a database never has 0 bytes unless something went wrong",
+        (Hollow::NoBytes, false) => "its database errand.db has 0 bytes",
+        (Hollow::NoTables, true) => "a store's database always has tables",
+        (Hollow::NoTables, false) => {
+            "its database errand.db has no tables, so it is not the one that belongs here"
+        }
     };
     DataDirError::NoDatabase {
         dir: dir.to_owned(),
@@ -316,10 +328,15 @@ fn look(dir: &Path) -> Result<Found, DataDirError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed(error)),
     };
-    if database.is_some_and(|bytes| bytes > 0) {
-        return Ok(Found::Store);
-    }
-    if is_making {
+    let has_bytes = database.is_some_and(|bytes| bytes > 0);
+    if has_bytes {
+        // Checked before the database is opened, because opening it renews what this reads. Also before damage, so that
+        // a copy of a directory in use is reported as what it is.
+        sqlite::refuse_partial(dir).map_err(DataDirError::Open)?;
+        if is_making || !has_no_tables(dir) {
+            return Ok(Found::Store);
+        }
+    } else if is_making {
         return Ok(Found::Nothing);
     }
     let mut names = Vec::new();
@@ -331,10 +348,18 @@ fn look(dir: &Path) -> Result<Found, DataDirError> {
     if names.is_empty() && database.is_none() {
         return Ok(Found::Nothing);
     }
-    Ok(Found::Remains {
-        names,
-        is_empty: database.is_some(),
-    })
+    let database = match database {
+        None => Hollow::Missing,
+        Some(0) => Hollow::NoBytes,
+        Some(_) => Hollow::NoTables,
+    };
+    Ok(Found::Remains { names, database })
+}
+
+/// Whether the database contains nothing at all. `false` if it cannot be read: a later check says why.
+fn has_no_tables(dir: &Path) -> bool {
+    let count = "SELECT count(*) = 0 FROM sqlite_master";
+    Store::look(dir, |conn| conn.query_row(count, [], |row| row.get(0))).unwrap_or(false)
 }
 
 /// Creates the mark. On disk before anything of the store is created.
@@ -343,12 +368,12 @@ fn begin(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Renames the log of a database that is gone. SQLite would apply it to the new one.
-fn set_aside(dir: &Path, is_empty: bool) -> io::Result<()> {
-    if is_empty {
+/// Renames the log of a database that is gone, which SQLite would apply to the new one, and a database without tables.
+fn set_aside(dir: &Path, database: Hollow) -> io::Result<()> {
+    if database == Hollow::NoBytes {
         fs::remove_file(dir.join(FILE))?;
     }
-    for name in LOGS {
+    for name in LOGS.into_iter().chain([FILE]) {
         let path = dir.join(name);
         let aside = (0..u32::MAX)
             .map(|n| dir.join(format!("{name}.old{n}")))

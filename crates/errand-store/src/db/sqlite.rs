@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod condition;
+mod lost_log;
 mod migrate;
 mod open;
 mod origin;
@@ -26,10 +27,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Instrument as _;
 
 pub use condition::{Condition, Trouble};
+pub use lost_log::LostLog;
 pub use open::{DirLock, OpenError, OpenOptions, Schema};
 pub(crate) use open::{FILE, private_file};
 use origin::OpenMark;
-pub(crate) use origin::refuse_copy;
+pub(crate) use origin::refuse_partial;
 pub use snapshot::{DATABASE_FILE, DatabaseFacts, Snapshot, SnapshotError, database_facts};
 pub use trial::{Fault, Faults, Trial};
 pub(crate) use whole::{Wholeness, check, is_damage, look};
@@ -68,7 +70,7 @@ struct Inner {
     on_callers_task: bool,
     /// Marks the store as open, and as closed in order at its end. Dropped after everything that has the database
     /// open.
-    mark: Option<OpenMark>,
+    mark: Option<Arc<OpenMark>>,
     /// Identity of the open file.
     file: FileId,
     /// Dropped after everything that has the file open, and before the lock.

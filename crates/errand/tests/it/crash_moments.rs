@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use errand::admin::socket::call;
 use errand::admin::{AdminAnswer, AdminRequest};
-use errand_store::{AuditScope, Fault, Faults, Trial};
+use errand_store::{AuditScope, Fault, Faults, Store, Trial};
 use errand_testkit::{TestApp, TestOptions};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
@@ -62,6 +62,67 @@ async fn a_kill_during_the_first_start_leaves_a_usable_directory() {
         within("a start", begun).await;
         server.child.kill().await.unwrap();
         goes_on(&data).await;
+    }
+}
+
+/// Users in the older store below.
+const USERS: i64 = 1_000;
+/// Its schema.
+const OLDER: i32 = 4;
+/// Whether a start has come to a certain moment.
+type Reached<'a> = Box<dyn Fn(&Path) -> bool + 'a>;
+
+/// The schema of a database that a server is migrating. `None` while it cannot be read.
+fn schema_of(data: &Path) -> Option<i64> {
+    let conn = rusqlite::Connection::open_with_flags(
+        data.join("errand.db"),
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+    );
+    let newest = "SELECT max(version) FROM refinery_schema_history";
+    conn.ok()?.query_row(newest, [], |row| row.get(0)).ok()
+}
+
+#[tokio::test]
+async fn a_kill_at_any_moment_of_an_upgrade_leaves_a_store_that_completes_it() {
+    let known = Store::schema_known();
+    let copy = format!("errand.db.before-V{known}");
+    let copying = format!("{copy}.new");
+    let mut moments: Vec<Reached<'_>> = vec![
+        Box::new(|data: &Path| data.join(&copying).exists()),
+        Box::new(|data: &Path| data.join(&copy).exists()),
+    ];
+    for schema in [5, 7, 9, 13, known] {
+        moments.push(Box::new(move |data: &Path| {
+            schema_of(data).is_some_and(|found| found >= schema)
+        }));
+    }
+    for reached in &moments {
+        let dir = tempfile::tempdir().unwrap();
+        Trial::create_older_database(dir.path(), OLDER).unwrap();
+        let conn = rusqlite::Connection::open(dir.path().join("errand.db")).unwrap();
+        conn.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO users (id, created_at) SELECT randomblob(16), i FROM n",
+            [USERS],
+        )
+        .unwrap();
+        drop(conn);
+        let mut server = Process::begin(dir.path(), &[], &[], None);
+        // A moment that is too short may be missed: then the kill comes later, which must do no harm either.
+        let begun = async {
+            while !reached(dir.path()) && !server.log().contains("listening on ") {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("an upgrade", begun).await;
+        server.child.kill().await.unwrap();
+        goes_on(dir.path()).await;
+        assert_eq!(schema_of(dir.path()), Some(known));
+        assert!(dir.path().join(&copy).exists(), "the way back is kept");
+        let conn = rusqlite::Connection::open(dir.path().join("errand.db")).unwrap();
+        let kept = "SELECT count(*) FROM users WHERE created_at BETWEEN 1 AND ?1";
+        let kept: i64 = conn.query_row(kept, [USERS], |row| row.get(0)).unwrap();
+        assert_eq!(kept, USERS);
     }
 }
 

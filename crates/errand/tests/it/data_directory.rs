@@ -107,6 +107,18 @@ async fn a_directory_without_its_database_is_not_taken_for_a_new_one() {
     );
     fs::write(&database, "").unwrap();
     refused(&data, &[], &["0 bytes", "--new"]).await;
+    fs::remove_file(&database).unwrap();
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .execute_batch("CREATE TABLE t (x); DROP TABLE t; VACUUM")
+        .unwrap();
+    let words = ["no tables", "master.key", "sandboxes", "backup", "--new"];
+    refused(&data, &[], &words).await;
+    let doctor = ended(&mut errand(&data, &["doctor"])).await;
+    assert_refused(&doctor, &words);
+    for made in ["errand.db-wal", "errand.db-shm"] {
+        let _ = fs::remove_file(data.join(made));
+    }
 
     // After the file is restored, the server works as before.
     fs::rename(&kept, &database).unwrap();
@@ -122,6 +134,66 @@ async fn a_directory_without_its_database_is_not_taken_for_a_new_one() {
     assert_eq!(status, 404);
     assert_eq!(server.stop().await, Some(0));
     assert_eq!(fs::read(sandbox.join("a")).unwrap(), b"mine");
+}
+
+/// A directory whose server was killed after it had answered: the log holds what the database file lacks.
+async fn killed_after(dir: &Path) -> String {
+    let mut server = Process::start(dir).await;
+    let agent = server.agent(json!([{"say": "done"}])).await;
+    let run = server.run(json!({"agent_id": agent})).await;
+    server.signal("KILL");
+    server.ends().await;
+    run
+}
+
+#[tokio::test]
+async fn a_log_that_is_lost_after_a_kill_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let run = killed_after(&data).await;
+    let (log, aside) = (data.join("errand.db-wal"), dir.path().join("aside"));
+    let words = [
+        "write-ahead log",
+        "Put the file back",
+        "backup",
+        "--accept-copy",
+    ];
+
+    fs::rename(&log, &aside).unwrap();
+    refused(&data, &[], &words).await;
+    let doctor = ended(&mut errand(&data, &["doctor"])).await;
+    assert_refused(&doctor, &words);
+    let keys = ended(&mut errand(&data, &["keys", "list"])).await;
+    assert_refused(&keys, &words);
+    refused(&data, &[], &words).await;
+    assert!(!log.exists(), "nothing takes its place");
+
+    // Put back, nothing is lost.
+    fs::rename(&aside, &log).unwrap();
+    let server = Process::start(&data).await;
+    assert_eq!(server.get(&format!("/v1/runs/{run}")).await.0, 200);
+    assert_eq!(server.stop().await, Some(0));
+    assert!(!log.exists(), "an orderly end leaves no log");
+    let server = Process::start(&data).await;
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_off_after_a_kill_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    killed_after(dir.path()).await;
+    let log = dir.path().join("errand.db-wal");
+    let file = fs::File::options().write(true).open(&log).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    refused(
+        dir.path(),
+        &[],
+        &["is shorter than it was", "--accept-copy"],
+    )
+    .await;
+    let server = Process::start_with(dir.path(), &["--accept-copy"], &[], None).await;
+    assert_eq!(server.get("/readyz").await.0, 200);
+    assert_eq!(server.stop().await, Some(0));
 }
 
 /// The key ID in a refusal.

@@ -12,8 +12,9 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
 use super::checkpoint::Checkpoints;
+use super::lost_log::LostLog;
 use super::migrate::migrate;
-use super::origin::{OpenMark, refuse_copy};
+use super::origin::{OpenMark, refuse_partial};
 use super::reserve::Reserve;
 use super::trial::Trial;
 use super::turns::TeamTurns;
@@ -92,6 +93,19 @@ pub enum OpenError {
         dir = .0.display()
     )]
     Copied(PathBuf),
+    /// The log of a server that crashed is lost.
+    #[error(
+        "the write-ahead log errand.db-wal in {dir} {what} since the server was killed or crashed, so its last commits are \
+         missing. Put the file back if it was moved, or restore a backup. To continue without these commits, start once with \
+         `errand serve --accept-copy`, which checks the database first. Do the same if another program, such as sqlite3, has \
+         opened the database since: it has moved the log into the database, and nothing is lost",
+        dir = .dir.display()
+    )]
+    LogLost {
+        dir: PathBuf,
+        /// How it was lost.
+        what: LostLog,
+    },
     /// The database of a copy is damaged, so the copy cannot be accepted.
     #[error("the database in {} is damaged, so this copy cannot be used: {what}", .dir.display())]
     NotWhole {
@@ -186,7 +200,7 @@ impl Store {
             dir: dir.clone(),
             source,
         };
-        refuse_copy(&dir)?;
+        refuse_partial(&dir)?;
         // SQLite gives its log the same permissions.
         private_file(&dir.join(FILE)).map_err(directory)?;
         let closed = Arc::new(AtomicBool::new(true));
@@ -195,7 +209,7 @@ impl Store {
             None
         } else {
             let mark = OpenMark::set(&dir, Arc::clone(&closed), !trial.unsynced);
-            Some(mark.map_err(directory)?)
+            Some(Arc::new(mark.map_err(directory)?))
         };
         let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
         if trial.simulated || trial.unsynced {
@@ -210,6 +224,9 @@ impl Store {
                 dir: dir.clone(),
                 source: Box::new(source),
             })?;
+        if let Some(mark) = &mark {
+            mark.names_log().map_err(directory)?;
+        }
         let readers = (0..options.readers.clamp(1, 64))
             .map(|_| connect(&dir, true, options.cache_kib))
             .collect::<Result<Vec<_>, _>>()
@@ -229,6 +246,7 @@ impl Store {
             losses: Losses::default(),
             keys: Arc::clone(&keys),
             closed,
+            mark: mark.clone(),
         };
         let on_callers_task = trial.simulated;
         let checkpoints = if trial.simulated || trial.unsynced {

@@ -33,7 +33,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use super::open::FILE;
-use super::{DirLock, OpenError, Store};
+use super::{DirLock, OpenError, Store, lost_log};
 
 /// Name of the mark in the data directory.
 pub(super) const MARK: &str = "store.mark";
@@ -47,11 +47,23 @@ struct Mark {
     closed: bool,
     /// Identity of the database file.
     database: Identity,
+    /// The log that an open store works with ([`super::lost_log`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<LogLeft>,
+}
+
+/// The log of an open store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LogLeft {
+    /// Identity of its file.
+    pub(super) file: Identity,
+    /// The machine's start during which the store was opened.
+    pub(super) machine_start: Option<String>,
 }
 
 /// Identity of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
+pub(super) struct Identity {
     /// Inode number.
     inode: u64,
     /// Creation time, in nanoseconds since 1970.
@@ -59,7 +71,7 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(path: &Path) -> io::Result<Option<Self>> {
+    pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
         let found = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found?,
@@ -76,7 +88,7 @@ impl Identity {
         }))
     }
 
-    fn is_same_file(&self, other: &Self) -> bool {
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
         match (self.born_ns, other.born_ns) {
             (Some(one), Some(another)) => one == another,
             _ => self.inode == other.inode,
@@ -97,12 +109,23 @@ fn read(dir: &Path) -> io::Result<Option<Mark>> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
+/// The log that a store left because it was not closed in order. `None` if it was, or if the mark does not say.
+pub(super) fn log_left(dir: &Path) -> io::Result<Option<LogLeft>> {
+    Ok(read(dir)?
+        .filter(|mark| !mark.closed)
+        .and_then(|mark| mark.log))
+}
+
 /// Writes the mark for the current database. With `synced`, it is on disk when this returns.
-fn write(dir: &Path, closed: bool, synced: bool) -> io::Result<()> {
+fn write(dir: &Path, closed: bool, log: Option<LogLeft>, synced: bool) -> io::Result<()> {
     let Some(database) = Identity::of(&dir.join(FILE))? else {
         return Ok(());
     };
-    let mark = Mark { closed, database };
+    let mark = Mark {
+        closed,
+        database,
+        log,
+    };
     // A mark that cannot be read, for example after a crash, is simply replaced.
     if read(dir).is_ok_and(|found| found.as_ref() == Some(&mark)) {
         return Ok(());
@@ -168,20 +191,26 @@ fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Refuses a directory that was copied while a server was using it. Changes nothing.
-pub(crate) fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
+/// Refuses a directory that was copied while a server was using it, or whose log is lost. Changes nothing.
+pub(crate) fn refuse_partial(dir: &Path) -> Result<(), OpenError> {
     let looked = || {
         let mark = read(dir)?;
         let found = Identity::of(&dir.join(FILE))?;
         Ok(matches!((mark, found), (Some(mark), Some(found))
             if !mark.closed && !mark.database.is_same_file(&found)))
     };
-    match looked() {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(OpenError::Copied(dir.to_owned())),
-        Err(source) => Err(OpenError::Directory {
+    let failed = |source| OpenError::Directory {
+        dir: dir.to_owned(),
+        source,
+    };
+    if looked().map_err(failed)? {
+        return Err(OpenError::Copied(dir.to_owned()));
+    }
+    match lost_log::find(dir).map_err(failed)? {
+        None => Ok(()),
+        Some(what) => Err(OpenError::LogLost {
             dir: dir.to_owned(),
-            source,
+            what,
         }),
     }
 }
@@ -189,7 +218,7 @@ pub(crate) fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
 /// Marks the database of a directory as complete and closed, regardless of its previous mark. For restored
 /// directories, and for copies that the operator accepts.
 pub(super) fn mark_closed(dir: &Path) -> io::Result<()> {
-    write(dir, true, true)
+    write(dir, true, None, true)
 }
 
 /// The mark of an open store. After the database is closed, it says so.
@@ -206,7 +235,8 @@ pub(super) struct OpenMark {
 impl OpenMark {
     /// Marks the database as open. `closed` becomes true when it was closed in order.
     pub(super) fn set(dir: &Path, closed: Arc<AtomicBool>, synced: bool) -> io::Result<Self> {
-        write(dir, false, synced)?;
+        // After a crash, the log stays named until this store has opened it.
+        write(dir, false, log_left(dir)?, synced)?;
         Ok(Self {
             is_written: Mutex::new(false),
             dir: dir.to_owned(),
@@ -214,6 +244,27 @@ impl OpenMark {
             closed,
             synced,
         })
+    }
+
+    /// Names the log that the store works with, once the database is open. From now on, commits may be in that file
+    /// alone.
+    pub(super) fn names_log(&self) -> io::Result<()> {
+        let log = lost_log::identity(&self.dir)?.map(|file| LogLeft {
+            file,
+            machine_start: lost_log::machine_start(),
+        });
+        write(&self.dir, false, log, self.synced)
+    }
+
+    /// Records that the log holds nothing that the database lacks. Called before SQLite removes the log at an orderly
+    /// end. Blocking.
+    pub(super) fn log_is_done(&self) {
+        if !self.is_still_there() {
+            return;
+        }
+        if let Err(error) = write(&self.dir, false, None, self.synced) {
+            tracing::warn!(%error, "the end of the write-ahead log could not be recorded");
+        }
     }
 
     /// Whether the opened database is still the one in the directory, which may have been replaced.
@@ -233,7 +284,7 @@ impl OpenMark {
         if *is_written || !self.closed.load(Ordering::Acquire) || !self.is_still_there() {
             return;
         }
-        match write(&self.dir, true, self.synced) {
+        match write(&self.dir, true, None, self.synced) {
             Ok(()) => *is_written = true,
             Err(error) => tracing::warn!(
                 %error,
@@ -250,13 +301,13 @@ impl Drop for OpenMark {
 }
 
 impl Store {
-    /// Accepts a directory that would be refused as a copy ([`OpenError::Copied`]), once, after checking its
-    /// database. `lock` comes from [`Store::lock`].
+    /// Accepts a directory that would be refused as a copy ([`OpenError::Copied`]) or for its lost log
+    /// ([`OpenError::LogLost`]), once, after checking its database. `lock` comes from [`Store::lock`].
     ///
     /// # Errors
     /// [`OpenError::NotWhole`] if the database is damaged; [`OpenError::Database`], [`OpenError::Directory`].
     pub fn accept_copy(dir: &Path, _lock: &DirLock) -> Result<(), OpenError> {
-        if refuse_copy(dir).is_ok() {
+        if refuse_partial(dir).is_ok() {
             return Ok(());
         }
         super::snapshot::check_database(dir)?;

@@ -1,6 +1,9 @@
 //! Fault injection and simulation: a store whose commits fail on request, or that works on its callers' tasks.
 
+use std::path::Path;
 use std::sync::Arc;
+
+use super::open::{OpenError, connect, migrations};
 
 /// Outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,4 +41,25 @@ pub struct Trial {
     /// No threads and no syncs: every operation runs on its caller's task, so that the same order of calls gives the
     /// same order of everything.
     pub simulated: bool,
+}
+
+impl Trial {
+    /// Creates the empty database of an older version, for tests of upgrades.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`], [`OpenError::Migration`].
+    pub fn create_older_database(dir: &Path, schema: i32) -> Result<(), OpenError> {
+        let mut conn = connect(dir, false, 256).map_err(|source| OpenError::Database {
+            dir: dir.to_owned(),
+            source,
+        })?;
+        migrations::runner()
+            .set_target(refinery::Target::Version(schema))
+            .run(&mut conn)
+            .map(drop)
+            .map_err(|source| OpenError::Migration {
+                dir: dir.to_owned(),
+                source: Box::new(source),
+            })
+    }
 }

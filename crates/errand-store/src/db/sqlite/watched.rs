@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use super::condition::Condition;
 use super::open::{FILE, connect};
-use super::origin::OpenMark;
 use super::whole::{self, Wholeness};
 use super::{Store, Trouble};
 use crate::error::Result;
@@ -83,7 +82,7 @@ impl Store {
         inner.writer.close().await;
         let held = Arc::clone(inner);
         let noted = tokio::task::spawn_blocking(move || {
-            held.mark.iter().for_each(OpenMark::end);
+            held.mark.iter().for_each(|mark| mark.end());
             held.end.end();
         });
         if let Err(error) = noted.await {

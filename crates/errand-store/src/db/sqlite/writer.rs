@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::checkpoint::Checkpoints;
 use super::condition::{Condition, Trouble};
+use super::origin::OpenMark;
 use super::reserve::Reserve;
 use super::trial::{Fault, Trial};
 use crate::agents::builds::Builds;
@@ -64,6 +65,8 @@ pub(crate) struct Around {
     pub(crate) closed: Arc<AtomicBool>,
     /// Records the problems of the store.
     pub(crate) condition: Condition,
+    /// Mark of the open store. `None` if it is simulated.
+    pub(crate) mark: Option<Arc<OpenMark>>,
 }
 
 #[derive(Default)]
@@ -471,9 +474,18 @@ impl Loop {
         let checkpointed = self
             .conn
             .busy_timeout(LAST_CHECKPOINT_PATIENCE)
-            .and_then(|()| self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
-        if let Err(error) = checkpointed {
-            tracing::warn!(%error, "the last checkpoint failed; the next start does it");
+            .and_then(|()| {
+                // The first column says whether a reader kept it from being complete.
+                let complete = "PRAGMA wal_checkpoint(TRUNCATE)";
+                self.conn
+                    .query_row(complete, [], |row| Ok(row.get::<_, i64>(0)? == 0))
+            });
+        match checkpointed {
+            Ok(true) => self.around.mark.iter().for_each(|mark| mark.log_is_done()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the last checkpoint failed; the next start does it");
+            }
         }
         // Also with a log beside it: nothing changes either of them any more.
         self.around.closed.store(true, Ordering::Release);
