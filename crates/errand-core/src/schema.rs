@@ -2,16 +2,29 @@
 //!
 //! A schema is treated as a graph. *In-place* keywords (`$ref`, `allOf`, `anyOf`, `not` and similar) apply further
 //! schemas to the same value; all others apply them to a part of it. Rejected are schemas whose in-place keywords form
-//! a cycle or expand to too many schemas, and schemas that apply a recursive schema to one value more than once,
-//! because each level of the value then doubles the work.
+//! a cycle or expand to too many schemas, and recursive schemas of which two copies apply to the same part of a value,
+//! because each level of the value then doubles the work ([`recursion`]). Where a reference may lead to several places
+//! (`$id` changes what it is relative to, `$dynamicRef` depends on the way), all of them count.
+//!
+//! # Guarantees
+//!
+//! [`work`] bounds the work for one value before it is done. It also covers what [`weigh`] accepts because ordinary
+//! schemas have that form, such as two alternatives that describe the same recursive property.
 //!
 //! # Non-goals
 //!
-//! A proof that validation is fast. A schema that is not [`Weight::Light`] is validated in a process with a time limit.
+//! The time that regular expressions take, and what `unevaluatedProperties` and `unevaluatedItems` cost exactly (they are
+//! counted as applying everything on the same value once more). A schema that is not [`Weight::Light`] is validated in a process with a time
+//! limit.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod graph;
+mod recursion;
+mod work;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use graph::{Classifier, Graph};
+pub use work::{WORK_MAX, work};
 
 /// Maximum values in a schema.
 pub const NODES_MAX: usize = 20_000;
@@ -23,24 +36,6 @@ pub const EXPANSION_MAX: u64 = 10_000;
 pub const PATTERN_CHARS_MAX: usize = 1_000;
 /// Maximum values in a light schema.
 const LIGHT_NODES_MAX: usize = 1_000;
-/// Maximum steps of the search for recursive schemas, which is quadratic in the worst case.
-const SEARCH_STEPS_MAX: usize = 2_000_000;
-
-const IN_PLACE_LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
-const IN_PLACE: [&str; 4] = ["not", "if", "then", "else"];
-const IN_PLACE_MAPS: [&str; 2] = ["dependentSchemas", "dependencies"];
-const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
-const PARTS: [&str; 8] = [
-    "items",
-    "additionalItems",
-    "contains",
-    "additionalProperties",
-    "propertyNames",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-    "prefixItems",
-];
-const PART_MAPS: [&str; 2] = ["properties", "patternProperties"];
 
 /// How values are validated against a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,27 +54,22 @@ pub enum Weight {
 /// # Errors
 /// The reason why the schema is rejected, as a clause about "it".
 pub fn weigh(schema: &Value) -> Result<Weight, String> {
-    let mut graph = Graph::default();
-    graph.collect(schema, 0)?;
-    let mut classifier = Classifier {
-        graph: &graph,
-        root: schema,
-        sums: BTreeMap::new(),
-        open: BTreeSet::new(),
-        recursive: BTreeMap::new(),
-        steps: 0,
-    };
+    let graph = Graph::of(schema)?;
+    let mut classifier = Classifier::of(&graph);
     let schemas = classifier.reachable()?;
-    // Must come first: the second loop uses its sums, and relies on the absence of in-place cycles.
+    // Must come first: what follows uses its sums, and relies on the absence of in-place cycles.
     for node in &schemas {
         classifier.expansion(node, 0)?;
     }
     for node in &schemas {
         classifier.reject_repeated_recursion(node)?;
     }
-    let light = !graph.heavy && graph.nodes <= LIGHT_NODES_MAX;
+    recursion::reject_overlaps(&graph, &schemas)?;
+    let light = !graph.is_heavy() && graph.nodes() <= LIGHT_NODES_MAX;
     Ok(if light {
-        Weight::Light { nodes: graph.nodes }
+        Weight::Light {
+            nodes: graph.nodes(),
+        }
     } else {
         Weight::Heavy
     })
@@ -104,245 +94,10 @@ pub fn size(value: &Value, most: usize) -> usize {
     count
 }
 
-fn id(value: &Value) -> usize {
-    // Schemas are compared by address: equal text in two places is two nodes of the graph.
-    std::ptr::from_ref(value).addr()
-}
-
-#[derive(Default)]
-struct Graph<'s> {
-    nodes: usize,
-    anchors: BTreeMap<&'s str, &'s Value>,
-    heavy: bool,
-}
-
-impl<'s> Graph<'s> {
-    fn collect(&mut self, value: &'s Value, depth: usize) -> Result<(), String> {
-        self.nodes += 1;
-        if self.nodes > NODES_MAX {
-            return Err(format!("it holds more than {NODES_MAX} values"));
-        }
-        if depth > DEPTH_MAX {
-            return Err(format!("it is nested deeper than {DEPTH_MAX} levels"));
-        }
-        match value {
-            Value::Array(items) => items
-                .iter()
-                .try_for_each(|item| self.collect(item, depth + 1)),
-            Value::Object(map) => {
-                self.inspect_keywords(map, value)?;
-                map.values()
-                    .try_for_each(|part| self.collect(part, depth + 1))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn inspect_keywords(
-        &mut self,
-        map: &'s Map<String, Value>,
-        value: &'s Value,
-    ) -> Result<(), String> {
-        for (key, part) in map {
-            match (key.as_str(), part) {
-                ("$anchor" | "$dynamicAnchor" | "$id" | "id", Value::String(name)) => {
-                    self.anchors.entry(name.trim_matches('#')).or_insert(value);
-                }
-                ("pattern", Value::String(pattern)) => {
-                    self.heavy = true;
-                    pattern_fits(pattern)?;
-                }
-                ("patternProperties", Value::Object(patterns)) => {
-                    self.heavy = true;
-                    patterns
-                        .keys()
-                        .try_for_each(|pattern| pattern_fits(pattern))?;
-                }
-                ("uniqueItems", Value::Bool(true)) => self.heavy = true,
-                (key, _) if REFERENCES.contains(&key) => self.heavy = true,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-fn pattern_fits(pattern: &str) -> Result<(), String> {
-    if pattern.chars().nth(PATTERN_CHARS_MAX).is_some() {
-        return Err(format!(
-            "a pattern in it has more than {PATTERN_CHARS_MAX} characters"
-        ));
-    }
-    Ok(())
-}
-
-struct Classifier<'g, 's> {
-    graph: &'g Graph<'s>,
-    root: &'s Value,
-    sums: BTreeMap<usize, u64>,
-    open: BTreeSet<usize>,
-    recursive: BTreeMap<usize, bool>,
-    steps: usize,
-}
-
-impl<'s> Classifier<'_, 's> {
-    /// The schema that a reference points to, if it is in the same document.
-    fn target(&self, reference: &str) -> Option<&'s Value> {
-        let (base, fragment) = reference.split_once('#').unwrap_or((reference, ""));
-        let within = if base.is_empty() {
-            self.root
-        } else {
-            self.graph.anchors.get(base).copied()?
-        };
-        if fragment.is_empty() {
-            return Some(within);
-        }
-        if !fragment.starts_with('/') {
-            return self.graph.anchors.get(fragment).copied();
-        }
-        let plain = fragment.replace("%25", "%").replace("%24", "$");
-        // Pointers in URLs are percent-encoded; only the encodings that occur in practice are decoded.
-        within.pointer(&plain).or_else(|| within.pointer(fragment))
-    }
-
-    fn in_place(&self, schema: &'s Value) -> Vec<&'s Value> {
-        let Some(map) = schema.as_object() else {
-            return Vec::new();
-        };
-        let mut found = Vec::new();
-        for (key, part) in map {
-            match (key.as_str(), part) {
-                (key, Value::Array(list)) if IN_PLACE_LISTS.contains(&key) => found.extend(list),
-                (key, part) if IN_PLACE.contains(&key) => found.push(part),
-                (key, Value::Object(of)) if IN_PLACE_MAPS.contains(&key) => {
-                    found.extend(of.values());
-                }
-                (key, Value::String(to)) if REFERENCES.contains(&key) => {
-                    found.extend(self.target(to));
-                }
-                _ => {}
-            }
-        }
-        found
-    }
-
-    fn parts(&self, schema: &'s Value) -> Vec<&'s Value> {
-        let Some(map) = schema.as_object() else {
-            return Vec::new();
-        };
-        let mut found = Vec::new();
-        for (key, part) in map {
-            match (key.as_str(), part) {
-                (key, Value::Array(list)) if PARTS.contains(&key) => found.extend(list),
-                (key, part) if PARTS.contains(&key) => found.push(part),
-                (key, Value::Object(of)) if PART_MAPS.contains(&key) => found.extend(of.values()),
-                _ => {}
-            }
-        }
-        found
-    }
-
-    /// All schemas that are applied to the value or to a part of it.
-    fn reachable(&mut self) -> Result<Vec<&'s Value>, String> {
-        let mut seen = BTreeSet::from([id(self.root)]);
-        let mut found = vec![self.root];
-        let mut at = 0;
-        while let Some(next) = found.get(at).copied() {
-            at += 1;
-            for part in self.in_place(next).into_iter().chain(self.parts(next)) {
-                self.step()?;
-                if seen.insert(id(part)) {
-                    found.push(part);
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The number of schemas that are applied to one value.
-    fn expansion(&mut self, schema: &'s Value, depth: usize) -> Result<u64, String> {
-        if let Some(known) = self.sums.get(&id(schema)) {
-            return Ok(*known);
-        }
-        if depth > DEPTH_MAX {
-            return Err(format!(
-                "its references lead from one to the next more than {DEPTH_MAX} times"
-            ));
-        }
-        if !self.open.insert(id(schema)) {
-            return Err("it refers to itself without looking at a part of the value".to_owned());
-        }
-        let mut sum = 1_u64;
-        for part in self.in_place(schema) {
-            sum = sum.saturating_add(self.expansion(part, depth + 1)?);
-            if sum > EXPANSION_MAX {
-                return Err(format!(
-                    "its references and combinations expand to more than {EXPANSION_MAX} schemas"
-                ));
-            }
-        }
-        self.open.remove(&id(schema));
-        self.sums.insert(id(schema), sum);
-        Ok(sum)
-    }
-
-    fn step(&mut self) -> Result<(), String> {
-        self.steps += 1;
-        if self.steps > SEARCH_STEPS_MAX {
-            return Err("its references are too many to follow".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Rejects a schema that applies a recursive schema to one value more than once.
-    fn reject_repeated_recursion(&mut self, schema: &'s Value) -> Result<(), String> {
-        if self.sums.get(&id(schema)).is_none_or(|sum| *sum < 3) {
-            // Applying a schema twice takes at least three: this one and two others.
-            return Ok(());
-        }
-        let mut seen = BTreeSet::new();
-        let mut open = self.in_place(schema);
-        while let Some(next) = open.pop() {
-            self.step()?;
-            open.extend(self.in_place(next));
-            if !seen.insert(id(next)) && self.contains_itself(next)? {
-                return Err(
-                    "it applies a schema that contains itself more than once to the same value"
-                        .to_owned(),
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn contains_itself(&mut self, schema: &'s Value) -> Result<bool, String> {
-        if let Some(known) = self.recursive.get(&id(schema)) {
-            return Ok(*known);
-        }
-        let mut seen = BTreeSet::new();
-        let mut open = vec![schema];
-        let mut found = false;
-        while let Some(next) = open.pop() {
-            self.step()?;
-            for part in self.in_place(next).into_iter().chain(self.parts(next)) {
-                found |= id(part) == id(schema);
-                if seen.insert(id(part)) {
-                    open.push(part);
-                }
-            }
-            if found {
-                break;
-            }
-        }
-        self.recursive.insert(id(schema), found);
-        Ok(found)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use errand_core::id::TeamId;
 use errand_core::playbook::{Evaluated, Evaluator, Failed, Job, decode_reply, encode_job};
+use errand_core::schema::WORK_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -55,6 +56,9 @@ const IDLE: Duration = Duration::from_secs(30);
 pub enum EvaluateError {
     #[error("it took longer than {} s", TIME_MAX.as_secs())]
     TooSlow,
+    /// The schema applies too many schemas to the value.
+    #[error("it would take more than {} steps", WORK_MAX)]
+    TooMuch,
     /// The process exceeded its limits or crashed.
     #[error("it exceeded its memory limit, or was nested too deeply")]
     Failed,
@@ -90,6 +94,12 @@ pub struct Misfit {
     /// A JSON pointer to the value that does not match.
     pub place: String,
     pub message: String,
+}
+
+/// Checks a value if that takes a bounded number of steps. `Err`: it would take more.
+fn bounded_misfit(schema: &Value, value: &Value) -> Result<Option<Misfit>, ()> {
+    errand_core::schema::work(schema, value).map_err(drop)?;
+    Ok(misfit(schema, value))
 }
 
 /// The first validation error of a value. `None` if the value is valid, or if the schema itself is invalid.
@@ -221,11 +231,13 @@ impl TeamEvaluators {
         value: &Value,
     ) -> Result<Option<Misfit>, EvaluateError> {
         if self.all.0.program.is_none() {
-            return Ok(misfit(schema, value));
+            return bounded_misfit(schema, value).map_err(|()| EvaluateError::TooMuch);
         }
         let lines = format!("{schema}\n{value}");
         let reply = self.run(Task::Schema, lines.as_bytes()).await?;
-        serde_json::from_slice(&reply).map_err(|_| EvaluateError::Failed)
+        let checked: Result<Option<Misfit>, ()> =
+            serde_json::from_slice(&reply).map_err(|_| EvaluateError::Failed)?;
+        checked.map_err(|()| EvaluateError::TooMuch)
     }
 
     /// Waits for the permits to compute a turn on a blocking thread.

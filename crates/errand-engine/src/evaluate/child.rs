@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use errand_core::playbook::{decode_job, encode_reply};
 use errand_sandbox::exec::{Confinement, confine};
 
-use super::{FRAME_BYTES_MAX, Task, misfit};
+use super::{FRAME_BYTES_MAX, Task, bounded_misfit};
 
 /// The hidden command that makes this program an evaluator.
 pub(super) const EVALUATOR_ARGUMENT: &str = "__evaluate";
@@ -71,7 +71,7 @@ fn schema(work: &[u8]) -> io::Result<Vec<u8>> {
     let mut lines = work.split(|byte| *byte == b'\n');
     let mut read = || serde_json::from_slice(lines.next()?).ok();
     let (schema, value) = (read().ok_or_else(invalid)?, read().ok_or_else(invalid)?);
-    Ok(serde_json::to_vec(&misfit(&schema, &value))?)
+    Ok(serde_json::to_vec(&bounded_misfit(&schema, &value))?)
 }
 
 fn invalid() -> io::Error {

@@ -94,14 +94,14 @@ async fn an_abandoned_evaluation_ends() {
 }
 
 #[tokio::test]
-async fn a_schema_that_never_ends_costs_its_check() {
+async fn a_schema_that_never_ends_is_not_evaluated() {
     let hasty = evaluators(Duration::from_secs(1));
     let both = json!({"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]});
     let schema = json!({"$defs": {"a": {"type": "object", "additionalProperties": both}}, "$ref": "#/$defs/a"});
     let value = (0..60).fold(json!({}), |inner, _| json!({"x": inner}));
     assert_eq!(
         hasty.misfit(&schema, &value).await,
-        Err(EvaluateError::TooSlow)
+        Err(EvaluateError::TooMuch)
     );
     let plain = json!({"properties": {"to": {"type": "string"}}});
     let misfit = hasty.misfit(&plain, &json!({"to": 1})).await.unwrap();
