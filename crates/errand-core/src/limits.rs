@@ -51,7 +51,8 @@ pub const CALLS_PER_TURN_MAX: usize = 128;
 /// Maximum bytes of a network model's answer, text and arguments together: as much as `write_file` accepts. A larger
 /// answer is an error.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Maximum calls in one answer that are recorded at all. Those beyond [`CALLS_PER_TURN_MAX`] get an error result.
+/// Maximum calls in one answer that are recorded at all; more are left out. Those beyond [`CALLS_PER_TURN_MAX`] get an error
+/// result.
 pub const CALLS_PER_ANSWER_MAX: usize = 1024;
 /// Maximum size of a document (PDF, DOCX, XLSX, HTML) whose text is extracted, in bytes: its parser holds several times
 /// as much in memory.
@@ -89,6 +90,8 @@ pub const SUMMARY_BYTES_MAX: usize = 64 * 1024;
 pub const EMPTY_SUMMARIES_MAX: u32 = 3;
 /// Consecutive answers that announce a tool call but contain none, after which the run fails. Each attempt costs money.
 pub const LOST_CALLS_MAX: u32 = 3;
+/// Consecutive answers with more bytes than [`ANSWER_BYTES_MAX`], after which the run fails. Each attempt costs money.
+pub const LARGE_ANSWERS_MAX: u32 = 2;
 /// Maximum bytes of a sandbox that are copied for a fork: a few seconds of disk work while the caller waits.
 pub const FORK_COPY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Maximum files and directories that are copied for a fork, for the same reason.

@@ -34,7 +34,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use errand_core::config::{BuildConfig, ModelName};
 use errand_core::id::{MessageId, RunId, TeamId};
-use errand_core::limits::{EMPTY_SUMMARIES_MAX, LOST_CALLS_MAX};
+use errand_core::limits::{
+    ANSWER_BYTES_MAX, EMPTY_SUMMARIES_MAX, LARGE_ANSWERS_MAX, LOST_CALLS_MAX,
+};
 use errand_core::retry::model_retry_delay_ms;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, ModelCall, Purpose};
@@ -493,6 +495,16 @@ impl NetworkSession {
                     ),
                 );
             }
+            Fault::TooLarge if attempt >= LARGE_ANSWERS_MAX => {
+                return fails(
+                    "model_answer_too_large",
+                    format!(
+                        "{LARGE_ANSWERS_MAX} answers in a row of {name} had more than {} MiB. Set max_output_tokens, or use another model, then retry the run",
+                        ANSWER_BYTES_MAX >> 20
+                    ),
+                );
+            }
+            Fault::TooLarge => ("the answer exceeds the size limit".to_owned(), None),
             Fault::LostCall => (
                 "the answer announced a tool call but contained none that can be read".to_owned(),
                 None,

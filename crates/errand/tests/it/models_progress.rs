@@ -2,8 +2,8 @@
 //! number of calls.
 
 use errand_core::limits::{
-    CUT_ANSWERS_MAX, DENIED_REPEATS_MAX, FAILED_TURNS_MAX, LOST_CALLS_MAX, MODEL_CALLS_DEFAULT_MAX,
-    REPEATED_TURNS_MAX,
+    CALLS_PER_ANSWER_MAX, CUT_ANSWERS_MAX, DENIED_REPEATS_MAX, FAILED_TURNS_MAX, LOST_CALLS_MAX,
+    MODEL_CALLS_DEFAULT_MAX, REPEATED_TURNS_MAX,
 };
 use errand_core::progress::DENIED_BEFORE;
 use errand_testkit::TestOptions;
@@ -452,6 +452,31 @@ async fn a_call_without_an_index_runs_and_a_lost_one_is_a_fault() {
         }
         assert_eq!(world.failed(&run).await.0, "model_call_lost", "{model}");
         assert_eq!(world.server.asked().len(), LOST_CALLS_MAX as usize);
+        world.app.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_thousands_of_calls_is_asked_for_once() {
+    for model in ["openai/gpt-test", "anthropic/claude-test"] {
+        let world = World::new().await;
+        let read = || ("list_files", json!({"path": "/workspace"}));
+        let calls = (0..3_000).fold(Answer::text("I will look."), |answer, _| {
+            let (name, with) = read();
+            answer.and_call(name, with)
+        });
+        let name = model.split_once('/').unwrap().1;
+        world
+            .server
+            .script(name, vec![calls, Answer::text("Done.")]);
+        let run = world.run(model, json!({}), "Go.").await;
+        world.completed(&run).await;
+        assert_eq!(world.server.asked().len(), 2, "{model}");
+        let path = format!("/v1/runs/{run}/messages?limit=1");
+        let page = world.app.get(&world.team.key, &path).await.expect(200);
+        // The question, two texts, and each recorded call with its result.
+        let recorded = page["total"].as_u64().unwrap();
+        assert_eq!(recorded, 3 + 2 * CALLS_PER_ANSWER_MAX as u64, "{model}");
         world.app.finish().await;
     }
 }

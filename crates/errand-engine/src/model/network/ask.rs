@@ -194,11 +194,8 @@ impl<'a> Collected<'a> {
         }
         let mut seen = self.tap.seen();
         seen.answer_bytes += self.bytes.saturating_sub(before);
-        if self.bytes > ANSWER_BYTES_MAX
-            || self.calls.len() > CALLS_PER_ANSWER_MAX
-            || seen.too_large
-        {
-            return Err(Fault::transport("the answer exceeds the size limit"));
+        if self.bytes > ANSWER_BYTES_MAX || seen.too_large {
+            return Err(Fault::TooLarge);
         }
         Ok(())
     }
@@ -225,6 +222,9 @@ impl<'a> Collected<'a> {
             // Gemini sends complete calls.
             Kind::Gemini => {
                 self.bytes += piece.size();
+                if self.calls.len() >= CALLS_PER_ANSWER_MAX {
+                    return;
+                }
                 self.calls.push(RawCall {
                     name: piece.fn_name,
                     arguments: RawArguments::Value(piece.fn_arguments),
@@ -254,6 +254,10 @@ impl<'a> Collected<'a> {
 
     fn begin(&mut self, id: String, name: String, arguments: String) {
         self.bytes += name.len() + arguments.len();
+        // Calls beyond the bound are left out: asking again would cost as much and bring as many.
+        if self.calls.len() >= CALLS_PER_ANSWER_MAX {
+            return;
+        }
         self.calls.push(RawCall {
             name,
             arguments: RawArguments::Text(arguments),
@@ -269,7 +273,7 @@ impl<'a> Collected<'a> {
         };
         let mut seen = self.tap.seen();
         if seen.too_large {
-            return Err(Fault::transport("the answer exceeds the size limit"));
+            return Err(Fault::TooLarge);
         }
         let of_tap = std::mem::take(&mut seen.calls);
         self.calls.extend(of_tap.into_iter().map(|call| RawCall {

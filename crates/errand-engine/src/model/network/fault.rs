@@ -32,6 +32,8 @@ pub(super) enum Fault {
     LostCall,
     /// The requested summary is empty. Another attempt may succeed, but each one costs money.
     EmptySummary,
+    /// The answer has more bytes than are read. Another attempt may succeed, but each one costs money.
+    TooLarge,
     /// This server had no free file descriptor or memory. Retried without limit.
     Exhausted,
     /// Another attempt would fail too.

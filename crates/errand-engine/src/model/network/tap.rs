@@ -44,6 +44,9 @@ pub(super) struct Seen {
     pub(super) blocked: Option<String>,
     /// Whether calls or a refusal exceed the size limits.
     pub(super) too_large: bool,
+    /// There are more than [`CALLS_PER_ANSWER_MAX`] calls. Those after them are left out, because asking again would cost
+    /// as much and bring as many.
+    has_more_calls: bool,
     usage: Counts,
 }
 
@@ -151,8 +154,9 @@ impl Seen {
             pieces.iter().for_each(|piece| self.take_call(piece));
         }
         let size: usize = self.calls.iter().map(|call| call.arguments.len()).sum();
-        self.too_large |= self.calls.len() > CALLS_PER_ANSWER_MAX
-            || size.saturating_add(self.refusal.len()) > ANSWER_BYTES_MAX;
+        // The second sum has the calls that are left out, and the text, which is bounded by itself.
+        self.too_large |= size.saturating_add(self.refusal.len()) > ANSWER_BYTES_MAX
+            || self.answer_bytes > 2 * ANSWER_BYTES_MAX;
         if self.too_large {
             self.calls = Vec::new();
             self.refusal = String::new();
@@ -183,9 +187,15 @@ impl Seen {
             None if begins => None,
             None => match index {
                 Some(_) => self.calls.iter().rposition(|call| call.index == index),
+                // The last call may be one that was left out.
+                None if self.has_more_calls => return,
                 None => self.calls.len().checked_sub(1),
             },
         };
+        if continued.is_none() && self.calls.len() >= CALLS_PER_ANSWER_MAX {
+            self.has_more_calls = true;
+            return;
+        }
         match continued.and_then(|at| self.calls.get_mut(at)) {
             Some(call) => {
                 call.arguments.push_str(&arguments);
