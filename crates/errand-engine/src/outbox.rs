@@ -40,6 +40,8 @@ use receivers::{Receivers, Sign};
 
 /// Pause after a failure of the store, in milliseconds.
 const STORE_PAUSE_MS: u64 = 250;
+/// How long an attempt that waits for its answer keeps its place. Receivers that work answer within a second.
+const PLACE_MS: u64 = 1_000;
 
 /// Delivers until the server drains.
 pub(crate) async fn run(engine: EngineContext, slots: usize, cancel: CancellationToken) {
@@ -48,7 +50,7 @@ pub(crate) async fn run(engine: EngineContext, slots: usize, cancel: Cancellatio
         slots: DeliverySlots::new(slots),
         receivers: Receivers::new(slots),
         under_way: JoinSet::new(),
-        lanes: HashMap::new(),
+        flights: HashMap::new(),
     };
     while !engine.draining.is_cancelled() {
         let moment = match outbox.round().await {
@@ -85,7 +87,22 @@ struct Outbox {
     slots: DeliverySlots,
     receivers: Receivers,
     under_way: JoinSet<Sign>,
-    lanes: HashMap<Id, (Lane, Receiver)>,
+    flights: HashMap<Id, Flight>,
+}
+
+/// An attempt that is under way.
+struct Flight {
+    lane: Lane,
+    receiver: Receiver,
+    began: Timestamp,
+    /// It waits for its answer beside the places.
+    is_beside: bool,
+}
+
+impl Flight {
+    fn keeps_place_until(&self) -> Timestamp {
+        self.began.plus_ms(PLACE_MS)
+    }
 }
 
 impl Outbox {
@@ -93,6 +110,7 @@ impl Outbox {
     async fn round(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let now = self.engine.clock.now();
         let mut after = None;
+        self.give_back(now);
         loop {
             let free = self.slots.free();
             if free == 0 {
@@ -100,27 +118,61 @@ impl Outbox {
             }
             let turns = DeliveryTurns {
                 slots: self.slots.clone(),
-                busy: self.lanes.values().map(|(lane, _)| lane.clone()).collect(),
+                busy: self
+                    .flights
+                    .values()
+                    .map(|flight| flight.lane.clone())
+                    .collect(),
                 receiver_max: self.receivers.unknown_max(),
                 receivers: self.receivers.known(),
                 after,
             };
             let found = self.engine.store.due_deliveries(now, free, turns).await?;
+            let mut began_beside = false;
             for delivery in found.due {
-                self.begin(delivery);
+                began_beside |= self.begin(delivery, now);
             }
             after = found.after;
-            if after.is_none() {
+            // What began beside the places has left room in them.
+            if after.is_none() && !began_beside {
                 break;
             }
         }
-        self.engine.store.next_delivery_at(now).await
+        let due_at = self.engine.store.next_delivery_at(now).await?;
+        let in_places = self.flights.values().filter(|flight| !flight.is_beside);
+        let given_back_at = in_places
+            .map(Flight::keeps_place_until)
+            .filter(|at| *at > now);
+        Ok(due_at.into_iter().chain(given_back_at).min())
     }
 
-    fn begin(&mut self, delivery: DueDelivery) {
+    /// Attempts that have waited long enough give their places back, as far as they can wait beside them.
+    fn give_back(&mut self, now: Timestamp) {
+        for flight in self.flights.values_mut() {
+            let keeps = flight.is_beside || flight.keeps_place_until() > now;
+            if keeps || !self.receivers.may_wait(&flight.receiver) {
+                continue;
+            }
+            flight.is_beside = true;
+            self.slots.release(&flight.receiver.0, &flight.receiver.1);
+            self.receivers.waits(&flight.receiver);
+        }
+    }
+
+    /// Begins an attempt. Returns whether it waits beside the places. One on a silent receiver is left for later if nothing
+    /// more can wait there.
+    fn begin(&mut self, delivery: DueDelivery, now: Timestamp) -> bool {
         let receiver = (delivery.team, delivery.receiver.clone());
         let lane = delivery.lane();
-        self.slots.take(&receiver.0, &receiver.1);
+        let is_beside = self.receivers.is_silent(&receiver);
+        if is_beside {
+            if !self.receivers.may_wait(&receiver) {
+                return false;
+            }
+            self.receivers.waits(&receiver);
+        } else {
+            self.slots.take(&receiver.0, &receiver.1);
+        }
         let engine = self.engine.clone();
         let span = tracing::debug_span!(
             "webhook.attempt",
@@ -134,14 +186,26 @@ impl Outbox {
         let handle = self
             .under_way
             .spawn(async move { attempt(&engine, delivery).await }.instrument(span));
-        self.lanes.insert(handle.id(), (lane, receiver));
+        let flight = Flight {
+            lane,
+            receiver,
+            began: now,
+            is_beside,
+        };
+        self.flights.insert(handle.id(), flight);
+        is_beside
     }
 
     fn ended(&mut self, id: &Id, sign: Option<Sign>) {
-        let Some((_, receiver)) = self.lanes.remove(id) else {
+        let Some(flight) = self.flights.remove(id) else {
             return;
         };
-        self.slots.release(&receiver.0, &receiver.1);
+        let receiver = flight.receiver;
+        if flight.is_beside {
+            self.receivers.waited(&receiver);
+        } else {
+            self.slots.release(&receiver.0, &receiver.1);
+        }
         if let Some(sign) = sign {
             self.receivers.record(receiver, sign);
         }

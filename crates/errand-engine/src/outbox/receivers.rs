@@ -8,17 +8,26 @@
 //!
 //! The state is per team: failures of one team's address do not affect another team's deliveries to the same host.
 //!
+//! An attempt that waits for its answer for a second gives its slot back and waits beside the slots, as do all attempts
+//! on receivers that did not answer before. So dead receivers, however many a team has, hold its slots for a second at
+//! most, and one that answers gets one within a second or two, even if nothing is known of it yet. Four times as many
+//! attempts as there are slots can wait beside them; when these are used up, receivers that did not answer before get
+//! none, and the other attempts keep their slots.
+//!
 //! Any status is an answer, because a receiver that refuses is quick and does not hold its slot.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use errand_store::Receiver;
+use errand_core::fair::reserve_of;
+use errand_store::{DeliverySlots, Receiver};
 
 use crate::webhook::Attempt;
 
 /// Number of timeouts in a row after which a receiver gets one probe at a time.
 const TIMEOUTS_MAX: u32 = 3;
+/// This many times the slots can wait for their answers beside them.
+const BESIDE_TIMES: usize = 4;
 /// Maximum number of receivers in memory. Beyond that, those that answer are forgotten first and count as unknown again.
 const REMEMBERED_MAX: usize = 4_096;
 
@@ -47,8 +56,13 @@ impl Sign {
 pub(super) struct Receivers {
     slots: usize,
     seen: HashMap<Receiver, Seen>,
-    /// Maximum number of attempts in flight for each known receiver; shared with reads in progress.
+    /// Attempts that wait beside the slots.
+    beside: DeliverySlots,
+    /// Most more at once, for each that is not unknown or has attempts beside the slots. Shared with the reads that are
+    /// under way.
     most: Arc<HashMap<Receiver, usize>>,
+    /// Equal to `most`, but 0 for silent receivers, for use while nothing more can wait beside the slots.
+    most_if_full: Arc<HashMap<Receiver, usize>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -60,10 +74,13 @@ struct Seen {
 
 impl Receivers {
     pub(super) fn new(slots: usize) -> Self {
+        let slots = slots.max(1);
         Self {
-            slots: slots.max(1),
+            slots,
             seen: HashMap::new(),
+            beside: DeliverySlots::new(slots.saturating_mul(BESIDE_TIMES)),
             most: Arc::default(),
+            most_if_full: Arc::default(),
         }
     }
 
@@ -72,9 +89,16 @@ impl Receivers {
         (self.slots / 8).max(1)
     }
 
-    /// Maximum number of attempts in flight for each known receiver.
+    /// Maximum number of further attempts in the slots for each known receiver.
     pub(super) fn known(&self) -> Arc<HashMap<Receiver, usize>> {
-        Arc::clone(&self.most)
+        // What is left is kept for attempts that hold a slot and want to give it back.
+        let kept = reserve_of(self.slots.saturating_mul(BESIDE_TIMES));
+        let is_full = self.beside.free() <= kept;
+        Arc::clone(if is_full {
+            &self.most_if_full
+        } else {
+            &self.most
+        })
     }
 
     fn most_of(&self, seen: Seen) -> usize {
@@ -85,6 +109,29 @@ impl Receivers {
         } else {
             self.unknown_max()
         }
+    }
+
+    /// Whether another attempt can wait beside the slots.
+    pub(super) fn may_wait(&self, (team, name): &Receiver) -> bool {
+        self.beside.may_take(team, name)
+    }
+
+    /// Whether it did not answer when it was asked last, or does not answer now.
+    pub(super) fn is_silent(&self, receiver: &Receiver) -> bool {
+        let seen = self.seen.get(receiver).copied().unwrap_or_default();
+        seen.timeouts > 0 || (!seen.has_answered && self.beside.held(&receiver.0, &receiver.1) > 0)
+    }
+
+    /// An attempt waits beside the slots from now on.
+    pub(super) fn waits(&mut self, receiver: &Receiver) {
+        self.beside.take(&receiver.0, &receiver.1);
+        self.count(receiver);
+    }
+
+    /// An attempt that waited beside the slots has ended.
+    pub(super) fn waited(&mut self, receiver: &Receiver) {
+        self.beside.release(&receiver.0, &receiver.1);
+        self.count(receiver);
     }
 
     /// Records the end of an attempt.
@@ -103,11 +150,23 @@ impl Receivers {
             Sign::TimedOut => seen.timeouts = seen.timeouts.saturating_add(1),
             Sign::Neither => seen.timeouts = 0,
         }
-        let most = self.most_of(seen);
-        if self.most.get(&receiver) != Some(&most) {
-            Arc::make_mut(&mut self.most).insert(receiver.clone(), most);
-        }
-        self.seen.insert(receiver, seen);
+        self.seen.insert(receiver.clone(), seen);
+        self.count(&receiver);
+    }
+
+    /// Counts anew how many more a receiver may have.
+    fn count(&mut self, receiver: &Receiver) {
+        let beside = self.beside.held(&receiver.0, &receiver.1);
+        let most = match self.seen.get(receiver) {
+            None if beside == 0 => None,
+            seen => {
+                let most = self.most_of(seen.copied().unwrap_or_default());
+                Some(most.saturating_sub(beside))
+            }
+        };
+        let if_full = most.map(|most| if self.is_silent(receiver) { 0 } else { most });
+        set(&mut self.most, receiver, most);
+        set(&mut self.most_if_full, receiver, if_full);
     }
 
     fn forget(&mut self) {
@@ -115,9 +174,21 @@ impl Receivers {
         if self.seen.len() >= REMEMBERED_MAX {
             self.seen.clear();
         }
-        let seen = &self.seen;
-        Arc::make_mut(&mut self.most).retain(|receiver, _| seen.contains_key(receiver));
+        for receiver in self.most.keys().cloned().collect::<Vec<_>>() {
+            self.count(&receiver);
+        }
     }
+}
+
+fn set(map: &mut Arc<HashMap<Receiver, usize>>, receiver: &Receiver, most: Option<usize>) {
+    if map.get(receiver).copied() == most {
+        return;
+    }
+    let map = Arc::make_mut(map);
+    match most {
+        Some(most) => map.insert(receiver.clone(), most),
+        None => map.remove(receiver),
+    };
 }
 
 #[cfg(test)]

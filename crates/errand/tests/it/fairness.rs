@@ -120,10 +120,10 @@ impl Drop for BlackHole {
 }
 
 /// A team whose webhooks go to dead receivers with a thousand pending deliveries each, and its agent.
-async fn with_dead_receivers(app: &mut TestApp) -> (Team, String, Vec<BlackHole>) {
+async fn with_dead_receivers(app: &mut TestApp, dead: usize) -> (Team, String, Vec<BlackHole>) {
     let team = app.team("acme").await;
     let mut holes = Vec::new();
-    for _ in 0..DEAD {
+    for _ in 0..dead {
         let hole = BlackHole::start().await;
         subscribe(app, &team, &hole.url).await;
         holes.push(hole);
@@ -146,7 +146,7 @@ async fn with_dead_receivers(app: &mut TestApp) -> (Team, String, Vec<BlackHole>
             [i64::try_from(WAITING - 1).unwrap()],
         )
         .unwrap();
-    assert_eq!(copied, DEAD * (WAITING - 1));
+    assert_eq!(copied, dead * (WAITING - 1));
     drop(database);
     app.come_back().await.unwrap();
     (team, agent, holes)
@@ -169,7 +169,7 @@ async fn is_told(app: &TestApp, team: &Team, agent: &str, sink: &WebhookSink) {
 async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
     // No attempt to a dead receiver ends during this test, so a webhook that arrives has waited for none of them.
     let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
-    let (team, agent, holes) = with_dead_receivers(&mut app).await;
+    let (team, agent, holes) = with_dead_receivers(&mut app, DEAD).await;
     let sink = WebhookSink::start().await;
     let mut attempts = 1;
     // Also right after a restart, which forgets which receivers answer.
@@ -199,7 +199,7 @@ async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
 async fn receivers_that_are_probed_are_not_in_the_way_of_others() {
     // One probe of one second after another: all pending ones would take a thousand seconds.
     let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "1")]).await;
-    let (team, agent, holes) = with_dead_receivers(&mut app).await;
+    let (team, agent, holes) = with_dead_receivers(&mut app, DEAD).await;
     let sink = WebhookSink::start().await;
     subscribe(&app, &team, sink.url()).await;
     for probes in 1..=3 {
@@ -207,6 +207,44 @@ async fn receivers_that_are_probed_are_not_in_the_way_of_others() {
             hole.until(1 + 2 * UNKNOWN_MAX + probes).await;
         }
         is_told(&app, &team, &agent, &sink).await;
+    }
+    app.die().await;
+}
+
+/// Until the receivers have been called that many times together.
+async fn until_called(holes: &[BlackHole], attempts: usize) {
+    let called = || holes.iter().map(BlackHole::taken).sum::<usize>();
+    let enough = async {
+        while called() < attempts {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, enough).await;
+    assert!(waited.is_ok(), "{attempts}, not {}", called());
+}
+
+#[tokio::test]
+async fn dead_receivers_of_one_team_hold_its_places_for_a_second() {
+    // More than have room in the places, and nothing is known of any of them. No attempt ends during this test.
+    const MANY: usize = 12;
+    /// All places but those that are kept for another team.
+    const PLACES: usize = 30;
+    let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
+    let (team, agent, holes) = with_dead_receivers(&mut app, MANY).await;
+    let sink = WebhookSink::start().await;
+    subscribe(&app, &team, sink.url()).await;
+    until_called(&holes, MANY + PLACES).await;
+    app.run(&team, json!({"agent_id": agent})).await;
+    app.clock().advance(Duration::from_secs(1));
+    let told = tokio::time::timeout(PATIENCE, sink.until(1)).await;
+    told.expect("a webhook to a receiver of the same team that answers");
+    // All of them wait beside the places now.
+    until_called(&holes, MANY + MANY * UNKNOWN_MAX).await;
+    app.clock().advance(Duration::from_secs(1));
+    for received in 2..=6 {
+        app.run(&team, json!({"agent_id": agent})).await;
+        let arrived = tokio::time::timeout(PATIENCE, sink.until(received)).await;
+        arrived.expect("a webhook to a receiver that answers");
     }
     app.die().await;
 }
