@@ -85,6 +85,7 @@ codes! {
     OutcomeUnknown "outcome_unknown",
     ReservedName "reserved_name",
     SandboxFull "sandbox_full",
+    SandboxLost "sandbox_lost",
     SandboxMissing "sandbox_missing",
     /// A person skipped the call.
     Skipped "skipped",
@@ -122,6 +123,7 @@ impl ToolErrorCode {
             | Self::NotRun
             | Self::OutcomeUnknown
             | Self::ReservedName
+            | Self::SandboxLost
             | Self::SandboxMissing
             | Self::Skipped
             | Self::TooLarge

@@ -95,7 +95,7 @@ struct Flight {
     lane: Lane,
     receiver: Receiver,
     began: Timestamp,
-    /// It waits for its answer beside the places.
+    /// It waits for its answer beside the slots.
     is_beside: bool,
 }
 
@@ -133,7 +133,7 @@ impl Outbox {
                 began_beside |= self.begin(delivery, now);
             }
             after = found.after;
-            // What began beside the places has left room in them.
+            // What began beside the slots has left room in them.
             if after.is_none() && !began_beside {
                 break;
             }
@@ -146,7 +146,7 @@ impl Outbox {
         Ok(due_at.into_iter().chain(given_back_at).min())
     }
 
-    /// Attempts that have waited long enough give their places back, as far as they can wait beside them.
+    /// Attempts that have waited long enough give their slots back, as far as they can wait beside them.
     fn give_back(&mut self, now: Timestamp) {
         for flight in self.flights.values_mut() {
             let keeps = flight.is_beside || flight.keeps_place_until() > now;
@@ -159,7 +159,7 @@ impl Outbox {
         }
     }
 
-    /// Begins an attempt. Returns whether it waits beside the places. One on a silent receiver is left for later if nothing
+    /// Begins an attempt. Returns whether it waits beside the slots. One on a silent receiver is left for later if nothing
     /// more can wait there.
     fn begin(&mut self, delivery: DueDelivery, now: Timestamp) -> bool {
         let receiver = (delivery.team, delivery.receiver.clone());

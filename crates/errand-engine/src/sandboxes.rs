@@ -143,6 +143,10 @@ impl Sandboxes {
         };
         let (mut names, mut failed) = (0, Ok(()));
         for path in rooms.unmeasured(MEASURED_MAX) {
+            if !path.exists() {
+                // Its record stays ([`Self::is_lost`]).
+                continue;
+            }
             match rooms.measure_known(&path) {
                 Ok(found) => names += found.unwrap_or(0),
                 Err(error) => failed = failed.and(Err(error)),
@@ -212,7 +216,8 @@ impl Sandboxes {
     ///
     /// # Errors
     ///
-    /// If the file system fails.
+    /// [`FileError::SandboxLost`] if it held files and its directory is gone: nothing is made in its place, so that a
+    /// directory that was not restored is not taken for an empty sandbox. Others of the file system.
     pub fn root(&self, id: &SandboxId, charged: Charged) -> Result<Root, FileError> {
         let temps = self.unfinished().map_err(|source| FileError::Io {
             op: "make",
@@ -220,6 +225,9 @@ impl Sandboxes {
             source,
         })?;
         let dir = self.path_of(id);
+        if self.is_lost(id, charged) {
+            return Err(FileError::SandboxLost);
+        }
         let mut root = Root::create_fresh(&dir, &self.fresh)?
             .with_temps(&temps)?
             .with_changes(&self.changes, id);
@@ -230,6 +238,14 @@ impl Sandboxes {
             Some(users) => root.with_user_of_its_own(users),
             None => Ok(root),
         }
+    }
+
+    /// Whether a sandbox has files on record and no directory.
+    #[must_use]
+    pub fn is_lost(&self, id: &SandboxId, recorded: Charged) -> bool {
+        recorded.bytes > 0
+            && fs::symlink_metadata(self.path_of(id))
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Moves the directory of a sandbox to the trash, and releases its Unix user and its share of the quota.

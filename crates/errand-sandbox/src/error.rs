@@ -104,6 +104,11 @@ pub enum FileError {
     /// The sandbox's directory was removed, or never created.
     #[error("the directory of the sandbox does not exist on the server")]
     SandboxMissing,
+    /// The sandbox held files, and its directory does not exist any more.
+    #[error(
+        "the files of this sandbox are missing on the server: the operator must restore the directory of the sandbox from a backup (`errand doctor` names it), or use another sandbox"
+    )]
+    SandboxLost,
     /// The pattern is not a valid regular expression, or too large when compiled.
     #[error(
         "the pattern is not a valid regular expression, or is too large: correct or simplify it"

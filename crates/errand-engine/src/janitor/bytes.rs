@@ -71,26 +71,41 @@ impl Janitor {
         let rows = store.recorded_sandboxes(after.clone(), SWEPT_MAX).await?;
         let is_last = rows.len() < SWEPT_MAX as usize;
         let (sandboxes, draining) = (self.engine.sandboxes.clone(), self.engine.draining.clone());
-        let (swept, failed) = blocking(move || {
+        let (swept, failed, lost) = blocking(move || {
+            let mut lost = Vec::new();
             let (mut swept, mut failed) = (after.map_or(Swept::Nothing, Swept::To), Ok(()));
             let mut names = 0;
             for row in rows {
                 if names > SWEPT_NAMES_MAX || draining.is_cancelled() {
-                    return Ok((swept, failed));
+                    return Ok((swept, failed, lost));
                 }
                 let charged = Charged {
                     team: row.team,
                     bytes: row.bytes,
                 };
+                // Its record stays, so that it is known to be lost until it is restored or deleted.
+                if sandboxes.is_lost(&row.id, charged) {
+                    lost.push(row.id.clone());
+                    swept = Swept::To(row.id);
+                    continue;
+                }
                 match sandboxes.measure(&row.id, charged) {
                     Ok(found) => names += found,
                     Err(error) => failed = failed.and(Err(of_file(error))),
                 }
                 swept = Swept::To(row.id);
             }
-            Ok((if is_last { Swept::All } else { swept }, failed))
+            Ok((if is_last { Swept::All } else { swept }, failed, lost))
         })
         .await?;
+        if let Some(first) = lost.first() {
+            tracing::error!(
+                sandbox.id = %first,
+                sandboxes = lost.len(),
+                "the directories of sandboxes that held files are missing: restore them from a backup, or check that the \
+                 right volume is mounted; `errand doctor` names them"
+            );
+        }
         self.sweep.set(swept);
         Ok(failed?)
     }

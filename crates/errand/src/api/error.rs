@@ -296,6 +296,9 @@ impl From<FileError> for ApiError {
         match &error {
             FileError::NotFound { .. } => Self::new(ErrorCode::NotFound, error.to_string()),
             FileError::SandboxMissing => Self::not_found(),
+            FileError::SandboxLost => {
+                Self::new(ErrorCode::Unavailable, error.to_string()).caused_by(error)
+            }
             FileError::TooLarge { .. }
             | FileError::SandboxFull { .. }
             | FileError::TeamFull { .. } => {

@@ -140,9 +140,10 @@ impl From<FileError> for PageError {
                 "Not found",
                 error.to_string(),
             )),
-            FileError::NoSpace { .. } | FileError::UploadBroken { .. } | FileError::Io { .. } => {
-                Self::Inside(error.into())
-            }
+            FileError::NoSpace { .. }
+            | FileError::SandboxLost
+            | FileError::UploadBroken { .. }
+            | FileError::Io { .. } => Self::Inside(error.into()),
             _ => Self::bad(error.to_string()),
         }
     }

@@ -537,3 +537,45 @@ async fn a_sandbox_expires_only_without_an_active_run() {
     );
     app.finish().await;
 }
+
+#[tokio::test]
+async fn lost_files_are_an_error_and_not_an_empty_sandbox() {
+    let mut app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let (sandbox, never_used) = (app.sandbox(&team).await, app.sandbox(&team).await);
+    app.upload(&team.key, &sandbox, "%2Fworkspace%2Fa", "mine")
+        .await
+        .expect(201);
+    let steps =
+        json!([{"tool": "list_files", "with": {"path": "/workspace"}}, {"finish": "Done."}]);
+    let agent = app.playbook(&team, steps).await;
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    let first = app.run(&team, body.clone()).await;
+    app.settle().await;
+    // As after a restore without them, or a volume that is not mounted.
+    app.die().await;
+    let (dir, aside) = (app.sandbox_dir(&sandbox), app.dir().join("aside"));
+    fs::rename(&dir, &aside).unwrap();
+    app.come_back().await.unwrap();
+    let fork_path = format!("/v1/runs/{first}/fork");
+    // Also after the janitor has measured the sandboxes.
+    for _ in 0..2 {
+        let (code, message) = list(&app, &team, &sandbox, "/workspace").await.error(503);
+        assert_eq!(code, "unavailable");
+        assert!(message.contains("missing"), "{message}");
+        let upload = app.upload(&team.key, &sandbox, "%2Fworkspace%2Fb", "more");
+        upload.await.error(503);
+        let fork = app.post(&team.key, &fork_path, json!({}));
+        fork.await.error(503);
+        assert!(!dir.exists(), "nothing takes its place");
+        assert!(names(&app, &team, &never_used).await.is_empty());
+        app.advance(Duration::from_secs(120)).await;
+    }
+    let run = app.run(&team, body).await;
+    app.settle().await;
+    let told = json!(app.messages(&team, &run).await).to_string();
+    assert!(told.contains("sandbox_lost"), "{told}");
+    fs::rename(&aside, &dir).unwrap();
+    assert_eq!(names(&app, &team, &sandbox).await, ["a"]);
+    app.finish().await;
+}

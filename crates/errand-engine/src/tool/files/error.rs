@@ -131,7 +131,10 @@ impl CallError {
             self,
             Self::BrokeOff { .. }
                 | Self::File(
-                    FileError::Io { .. } | FileError::NoSpace { .. } | FileError::SandboxMissing
+                    FileError::Io { .. }
+                        | FileError::NoSpace { .. }
+                        | FileError::SandboxMissing
+                        | FileError::SandboxLost
                 )
         )
     }
@@ -155,6 +158,7 @@ fn code_of(error: &FileError) -> ToolErrorCode {
         FileError::Exhausted { .. } => ToolErrorCode::Unavailable,
         FileError::UploadBroken { .. } => ToolErrorCode::UploadBroken,
         FileError::SandboxMissing => ToolErrorCode::SandboxMissing,
+        FileError::SandboxLost => ToolErrorCode::SandboxLost,
         FileError::BadPattern { .. } => ToolErrorCode::InvalidArguments,
         FileError::Edit { source, .. } => match source {
             EditError::EmptyOld => ToolErrorCode::InvalidArguments,

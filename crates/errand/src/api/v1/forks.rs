@@ -16,6 +16,7 @@ use errand_store::{Answer, ForkRun, Once, StoreError};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::files::charged;
 use super::name::webhook_url;
 use super::providers::own_providers;
 use super::runs::{RunResponse, render_started, unmarked_message};
@@ -176,13 +177,16 @@ async fn copied_files(
     let Some(old) = view.run.sandbox_id.as_deref().and_then(SandboxId::parse) else {
         return Ok(None);
     };
-    match app.store.sandbox(team, &old, now).await {
-        Ok(_) => {}
+    let recorded = match app.store.sandbox(team, &old, now).await {
+        Ok(row) => charged(&row),
         Err(StoreError::NotFound) => return Ok(None),
         Err(error) => return Err(error.into()),
-    }
+    };
     let (sandboxes, new) = (app.sandboxes.clone(), app.ids.sandbox(now));
     blocking(move || {
+        if sandboxes.is_lost(&old, recorded) {
+            return Err(FileError::SandboxLost.into());
+        }
         let from = match Root::open(&sandboxes.path_of(&old)) {
             Ok(from) => from,
             // The sandbox exists, but no file was ever written.
