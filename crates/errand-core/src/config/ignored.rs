@@ -23,6 +23,9 @@ const DATA: [&str; 11] = [
     "playbook",
 ];
 
+/// The roles of models that have an effect.
+const MODELS: [&str; 1] = ["agent"];
+
 /// The keys of objects in `data` that have an effect.
 const WITHIN: [(&str, &[&str]); 3] = [
     (
@@ -89,6 +92,13 @@ pub fn ignored(config: &Value, within: &str) -> Vec<Warning> {
         {
             found.push(unknown(at(&format!("{object}.{name}")), object, known));
         }
+    }
+    let roles = data.get("models").into_iter();
+    for role in roles.flat_map(|models| unknown_keys(models, &MODELS)) {
+        found.push(Warning::new(
+            at(&format!("models.{role}")),
+            "stored, but without effect here: the model of models.agent is used for everything",
+        ));
     }
     let agent = data.get("models").and_then(|models| models.get("agent"));
     for (name, value) in agent.and_then(Value::as_object).into_iter().flatten() {
@@ -178,6 +188,7 @@ mod tests {
             "options",
             "instructions",
             "files",
+            "models.browsing",
             "models.agent.thinking",
             "models.agent.model",
         ];
