@@ -38,6 +38,7 @@ pub(crate) mod request;
 pub(crate) mod slots;
 mod upload_token;
 pub(crate) mod v1;
+mod vary;
 
 #[cfg(test)]
 mod tests;
@@ -392,7 +393,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/connections/{connection_id}/probe", CONNECTIONS, NONE, || post(v1::connections::probe_connection)),
     route(Method::POST, "/v1/connections/{connection_id}/authorize", CONNECTIONS, NONE, || post(v1::sign_ins::authorize_connection)),
     route(Method::DELETE, "/v1/connections/{connection_id}/sign-in", CONNECTIONS, NONE, || delete(v1::sign_ins::sign_out_connection)),
-    route(Method::GET, "/v1/sign-ins/{sign_in}", PUBLIC, &["code", "state", "iss", "error", "error_description"], || get(v1::sign_ins::end_sign_in)),
+    route(Method::GET, "/v1/sign-ins/callback", PUBLIC, &["code", "state", "iss", "error", "error_description"], || get(v1::sign_ins::end_sign_in)),
     route(Method::GET, "/v1/secrets", SECRETS, PAGE, || get(v1::secrets::list_secrets)),
     route(Method::POST, "/v1/secrets", SECRETS, NONE, || post(v1::secrets::set_secret)),
     route(Method::DELETE, "/v1/secrets/{secret_name}", SECRETS, NONE, || delete(v1::secrets::delete_secret)),

@@ -37,6 +37,7 @@ mod shown_once;
 mod text;
 mod ui;
 mod usage;
+mod visible;
 mod webhooks;
 
 use std::convert::Infallible;
@@ -178,7 +179,7 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/set-up/{token}", OPEN, || post(set_up::claim)),
     page(Method::GET, "/join/{token}", OPEN, || get(join::show)),
     page(Method::POST, "/join/{token}", OPEN, || post(join::join)),
-    page(Method::POST, "/sign-ins/{token}", OPEN, || post(connections::confirm_sign_in)),
+    page(Method::POST, "/sign-ins/callback", OPEN, || post(connections::confirm_sign_in)),
     page(Method::GET, "/log-in", OPEN, || get(log_in::show)),
     page(Method::POST, "/log-in", OPEN, || post(log_in::log_in)),
     page(Method::POST, "/log-out", LOGGED_IN, || post(log_in::log_out)),

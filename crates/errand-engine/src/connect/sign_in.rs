@@ -51,7 +51,7 @@ const BOUNDS: Bounds = Bounds {
     body_bytes_max: 1024 * 1024,
 };
 
-/// Pending sign-ins, by the token in their callback address.
+/// Pending sign-ins, by their `state`: an unguessable text that the callback brings back.
 #[derive(Default)]
 pub(super) struct SignIns {
     begun: Mutex<HashMap<String, Begun>>,
@@ -279,8 +279,8 @@ impl Connections {
         }
     }
 
-    /// Starts a sign-in. `token`: an unguessable token; `callback`: the address, including the token, to which the
-    /// person returns.
+    /// Starts a sign-in. `callback`: the address to which the person returns, the same for all sign-ins, so that it can be
+    /// registered with a server beforehand.
     ///
     /// # Errors
     /// A message that says what is wrong.
@@ -288,7 +288,6 @@ impl Connections {
         &self,
         connection: &Connection,
         by: BegunBy,
-        token: String,
         callback: &str,
     ) -> Result<SignIn, String> {
         let mut manager = self.manager(connection, false).await?;
@@ -313,11 +312,17 @@ impl Connections {
         let session = session.map_err(|(_, error)| super::why::explain(&error))?;
         let url = session.get_authorization_url().to_owned();
         // The address is opened in a person's browser, so only web pages are permitted.
-        let leads_to_a_page =
-            Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-        if !leads_to_a_page {
+        let page = Url::parse(&url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(page) = page else {
             return Err("the server's sign-in page does not have a web address".to_owned());
-        }
+        };
+        let state = page.query_pairs().find(|(name, _)| name == "state");
+        let Some((_, state)) = state else {
+            return Err("the address of the server's sign-in page has no state".to_owned());
+        };
+        let state = state.into_owned();
         let now = self.clock.now();
         let ends = now.plus_ms(SIGN_IN_MS_MAX);
         let mut begun = locked(&self.sign_ins.begun);
@@ -338,28 +343,27 @@ impl Connections {
             ends,
             under_way,
         };
-        begun.insert(token, one);
+        begun.insert(state, one);
         Ok(SignIn { url, ends })
     }
 
-    /// The pending sign-in with this token. `None` if there is none or it has expired.
+    /// The pending sign-in with this `state`. `None` if there is none or it has expired.
     #[must_use]
-    pub fn sign_in_under_way(&self, token: &str) -> Option<SignInUnderWay> {
+    pub fn sign_in_under_way(&self, state: &str) -> Option<SignInUnderWay> {
         let now = self.clock.now();
         let begun = locked(&self.sign_ins.begun);
-        let found = begun.get(token).filter(|begun| begun.ends > now);
+        let found = begun.get(state).filter(|begun| begun.ends > now);
         found.map(|begun| begun.under_way)
     }
 
     /// Completes a sign-in with the parameters of the callback. `None` if there is none or it has expired.
     pub async fn end_sign_in(
         &self,
-        token: &str,
-        code: &str,
         state: &str,
+        code: &str,
         issuer: Option<&str>,
     ) -> Option<Result<(), String>> {
-        let begun = locked(&self.sign_ins.begun).remove(token)?;
+        let begun = locked(&self.sign_ins.begun).remove(state)?;
         if begun.ends <= self.clock.now() {
             return None;
         }

@@ -85,15 +85,6 @@ impl PathIds for ProviderName {
     }
 }
 
-/// The token of a pending sign-in.
-pub(crate) struct SignInToken(pub(crate) String);
-
-impl PathIds for SignInToken {
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
-        part("sign_in").map(Self).ok_or_else(ApiError::not_found)
-    }
-}
-
 /// The name of a secret. It is not validated, because a malformed name simply does not exist.
 pub(crate) struct SecretName(pub(crate) String);
 

@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 
 use super::error::{ApiError, ErrorCode, Reported, error_response};
 use super::host::BadHost;
-use super::{AppState, is_api};
+use super::{AppState, is_api, vary};
 
 /// The header with the request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -48,6 +48,10 @@ pub(crate) async fn middleware(
     };
     let mut response = about.finish(response, &id);
     response.headers_mut().insert(REQUEST_ID, id.clone());
+    if about.has_page && response.status().as_u16() >= 400 {
+        vary::depends_on(&mut response, "accept");
+    }
+    vary::join(&mut response);
     about.log(&response, &id, stopwatch.elapsed_ms());
     response
 }
@@ -79,6 +83,8 @@ impl Stopwatch {
 struct About {
     method: Method,
     route: Option<MatchedPath>,
+    /// Whether errors have a form for people, for clients that accept it.
+    has_page: bool,
     wants_page: bool,
     path: String,
 }
@@ -86,10 +92,12 @@ struct About {
 impl About {
     fn of(request: &Request) -> Self {
         let path = request.uri().path();
+        let has_page = !is_api(path) || is_for_people(path);
         Self {
             method: request.method().clone(),
             route: request.extensions().get::<MatchedPath>().cloned(),
-            wants_page: (!is_api(path) || is_for_people(path)) && accepts_html(request.headers()),
+            has_page,
+            wants_page: has_page && accepts_html(request.headers()),
             path: path.to_owned(),
         }
     }

@@ -208,9 +208,9 @@ async fn every_route_requires_a_key_and_answers_404_for_missing_ids() {
             Access::Public if route.path.contains("{token}") => {
                 drop(open.error(401, "unauthorized"))
             }
-            // No sign-in with this token is pending.
-            Access::Public if route.path.contains("{sign_in}") => {
-                drop(open.error(404, "not_found"))
+            // Nothing was brought back.
+            Access::Public if route.path.contains("/sign-ins/") => {
+                drop(open.error(400, "bad_request"))
             }
             Access::Public => assert_eq!(open.status, 200, "{path}"),
             Access::Needs(_) => {

@@ -569,12 +569,8 @@ pub(super) async fn sign_out(
 }
 
 /// Completes a sign-in that was started over the API, after the person has confirmed for whose connection it is.
-pub(super) async fn confirm_sign_in(
-    State(web): State<Web>,
-    axum::extract::Path(token): axum::extract::Path<String>,
-    OpenForm(sent): OpenForm,
-) -> Shown {
-    let begun = web.connections.sign_in_under_way(&token);
+pub(super) async fn confirm_sign_in(State(web): State<Web>, OpenForm(sent): OpenForm) -> Shown {
+    let begun = web.connections.sign_in_under_way(sent.get("state"));
     if begun.is_none_or(|begun| begun.by.in_web) {
         return Err(PageError::not_found());
     }
@@ -583,7 +579,7 @@ pub(super) async fn confirm_sign_in(
         state: sent.get("state").to_owned(),
         issuer: sent.given("iss").map(str::to_owned),
     };
-    finish(&web, &token, &brought).await.map_err(as_told)
+    finish(&web, &brought).await.map_err(as_told)
 }
 
 pub(super) async fn delete(

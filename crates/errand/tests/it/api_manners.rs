@@ -30,6 +30,34 @@ async fn preflight(app: &TestApp, path: &str, origin: &str) -> Reply {
         .await
 }
 
+/// The lines of `vary`.
+fn varies(reply: &Reply) -> Vec<&str> {
+    let lines = reply.headers.get_all("vary").iter();
+    lines.map(|line| line.to_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_response_says_in_one_line_what_it_depends_on() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let bearer = format!("Bearer {}", team.key);
+    let headers = [("authorization", bearer.as_str())];
+    for (path, expected) in [
+        ("/v1/agents", None),
+        ("/v1/documentation/json", Some("accept-encoding")),
+        // CSV for who accepts nothing else.
+        ("/v1/usage", Some("accept")),
+        ("/v1/usage?format=csv", None),
+        // An error as a page, or as JSON.
+        ("/nowhere", Some("accept")),
+        ("/v1/nowhere", None),
+    ] {
+        let reply = app.send(Method::GET, path, &headers, Body::empty()).await;
+        assert_eq!(varies(&reply), Vec::from_iter(expected), "{path}");
+    }
+    app.finish().await;
+}
+
 #[tokio::test]
 async fn an_allowed_origin_may_call_and_upload_and_others_may_not() {
     let app = TestApp::start_with(with(vec![
@@ -76,7 +104,10 @@ async fn an_allowed_origin_may_call_and_upload_and_others_may_not() {
             .await;
         assert_eq!(reply.status, 200);
         assert_eq!(reply.header("access-control-allow-origin"), allowed);
-        assert!(reply.header("vary").unwrap().contains("origin"));
+        assert_eq!(varies(&reply), ["origin"]);
+        let path = "/v1/documentation/json";
+        let reply = app.send(Method::GET, path, &headers, Body::empty()).await;
+        assert_eq!(varies(&reply), ["origin, accept-encoding"]);
         assert!(reply.header("access-control-allow-credentials").is_none());
     }
     // Browsers can read errors, too.
@@ -267,7 +298,7 @@ async fn addresses_in_answers_follow_the_callers_host() {
 }
 
 /// Names in paths that are opaque: a malformed one is treated like one that does not exist.
-const OPAQUE: [&str; 4] = ["sandbox_id", "provider", "secret_name", "sign_in"];
+const OPAQUE: [&str; 3] = ["sandbox_id", "provider", "secret_name"];
 
 #[tokio::test]
 async fn a_malformed_id_is_400_and_an_unknown_one_404() {

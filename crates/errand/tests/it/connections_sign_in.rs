@@ -273,7 +273,9 @@ async fn a_connection_signs_in_and_its_tokens_are_encrypted() {
     assert_eq!(reply.status, 200, "{said}");
     kept.come_back(&url, &state).await.error(404);
     let other = kept.begin().await;
-    assert_eq!(kept.come_back(&other, "wrong").await.status, 400);
+    assert_eq!(pair(&other, "redirect_uri"), pair(&url, "redirect_uri"));
+    assert!(pair(&url, "redirect_uri").ends_with("/v1/sign-ins/callback"));
+    kept.come_back(&other, "wrong").await.error(404);
 
     let probed = kept.probe().await;
     assert_eq!(probed["error"], Value::Null, "{probed}");

@@ -110,7 +110,6 @@ impl Things {
             ("provider", "mine".to_owned()),
             ("secret_name", format!("OF_{name}")),
             ("connection_id", connection),
-            ("sign_in", "none".to_owned()),
         ]);
         Self { team, ids }
     }

@@ -17,9 +17,8 @@ use crate::api::body::NoBody;
 use crate::api::error::{ApiError, ErrorCode, ErrorResponse};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
 use crate::api::outer::OuterUrl;
-use crate::api::path::{Path, SignInToken};
+use crate::api::path::Path;
 use crate::api::v1::name::address_to_show;
-use crate::secret_key::random_bytes;
 
 /// The page for signing in.
 #[derive(Clone, Serialize, ToSchema)]
@@ -76,12 +75,10 @@ pub(crate) async fn begin(
     by: BegunBy,
     outer: &str,
 ) -> Result<SignIn, ApiError> {
-    let random: [u8; 24] = random_bytes().map_err(ApiError::internal)?;
-    let token = errand_core::transcript::hex(&random);
-    let callback = format!("{outer}/v1/sign-ins/{token}");
+    let callback = format!("{outer}/v1/sign-ins/callback");
     let begun = app
         .connections
-        .begin_sign_in(connection, by, token, &callback)
+        .begin_sign_in(connection, by, &callback)
         .await;
     begun.map_err(|why| ApiError::bad_request(format!("the sign-in cannot be started: {why}")))
 }
@@ -112,7 +109,7 @@ pub(crate) async fn sign_out_connection(
 pub(crate) struct CallbackParams {
     /// The authorization code.
     code: Option<String>,
-    /// The token that ties the callback to its start.
+    /// Identifies the sign-in.
     state: Option<String>,
     /// The issuer.
     iss: Option<String>,
@@ -127,31 +124,31 @@ pub(crate) struct CallbackParams {
 /// It works once. If the sign-in was started in the web interface, it is completed only in the session of the person
 /// who started it. If it was started over the API, the person must first confirm on a page which team's connection they
 /// sign in.
-#[utoipa::path(get, path = "/v1/sign-ins/{sign_in}", tag = "Connections", params(("sign_in" = String, Path, description = "The sign-in."), CallbackParams), security(()),
+#[utoipa::path(get, path = "/v1/sign-ins/callback", tag = "Connections", params(CallbackParams), security(()),
     responses((status = 200, description = "Signed in, or a page that asks for confirmation.", content_type = "text/html", body = String),
         (status = 400, description = "Access was not granted, or the sign-in failed. A page for a browser, JSON for other clients.", content((String = "text/html"), (ErrorResponse = "application/json"))),
         (status = 403, description = "The sign-in was started in the web interface by another person or in another browser.", content((String = "text/html"), (ErrorResponse = "application/json"))),
         (status = 404, description = "The sign-in does not exist, was already completed, or has expired.", content((String = "text/html"), (ErrorResponse = "application/json")))))]
 pub(crate) async fn end_sign_in(
     State(app): State<AppState>,
-    Path(SignInToken(token)): Path<SignInToken>,
     axum::extract::Query(brought): axum::extract::Query<CallbackParams>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let begun = app.connections.sign_in_under_way(&token);
-    let begun = begun.ok_or_else(ApiError::not_found)?;
-    let (Some(code), Some(state), None) = (brought.code, brought.state, &brought.error) else {
+    let state = brought.state.unwrap_or_default();
+    let begun = app.connections.sign_in_under_way(&state);
+    let (Some(code), None) = (brought.code, &brought.error) else {
         return Err(ApiError::bad_request(
             "access was not granted: start another sign-in, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
         ));
     };
+    let begun = begun.ok_or_else(ApiError::not_found)?;
     let brought = Brought {
         code,
         state,
         issuer: brought.iss,
     };
     if crate::web::user_of(&app, &headers).await? == Some(begun.by.user) {
-        return finish(&app, &token, &brought).await;
+        return finish(&app, &brought).await;
     }
     if begun.by.in_web {
         return Err(ApiError::new(
@@ -167,7 +164,6 @@ pub(crate) async fn end_sign_in(
         Setup::Stdio { command, .. } => command.clone(),
     };
     Ok(crate::web::confirm_sign_in_page(&ConfirmSignIn {
-        token: &token,
         brought: &brought,
         team: &team.name,
         who: member.email.as_deref().unwrap_or("Somebody"),
@@ -185,7 +181,6 @@ pub(crate) struct Brought {
 
 /// The details that are shown to a person before they sign in another person's connection.
 pub(crate) struct ConfirmSignIn<'a> {
-    pub(crate) token: &'a str,
     pub(crate) brought: &'a Brought,
     pub(crate) team: &'a str,
     pub(crate) who: &'a str,
@@ -194,22 +189,13 @@ pub(crate) struct ConfirmSignIn<'a> {
 }
 
 /// Completes a sign-in. The person who started it must still be a member of the team.
-pub(crate) async fn finish(
-    app: &AppState,
-    token: &str,
-    brought: &Brought,
-) -> Result<Response, ApiError> {
-    let begun = app.connections.sign_in_under_way(token);
+pub(crate) async fn finish(app: &AppState, brought: &Brought) -> Result<Response, ApiError> {
+    let begun = app.connections.sign_in_under_way(&brought.state);
     let begun = begun.ok_or_else(ApiError::not_found)?;
     app.store.member(begun.team, begun.by.user).await?;
     let ended = app
         .connections
-        .end_sign_in(
-            token,
-            &brought.code,
-            &brought.state,
-            brought.issuer.as_deref(),
-        )
+        .end_sign_in(&brought.state, &brought.code, brought.issuer.as_deref())
         .await
         .ok_or_else(ApiError::not_found)?;
     ended.map_err(|why| ApiError::bad_request(format!("the sign-in failed: {why}")))?;

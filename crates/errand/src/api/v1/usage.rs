@@ -25,6 +25,7 @@ use crate::api::error::{ApiError, ErrorCode};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
+use crate::api::vary;
 
 pub(crate) const QUERY: &[&str] = &["group_by", "since", "until", "format"];
 
@@ -333,16 +334,21 @@ pub(crate) async fn get_usage(
         until,
     };
     let (lines, sum) = app.store.usage_by(query.clone()).await?;
-    if params.csv.unwrap_or_else(|| wants_csv(&headers)) {
-        return csv_file(&query, &lines);
+    let mut response = if params.csv.unwrap_or_else(|| wants_csv(&headers)) {
+        csv_file(&query, &lines)?
+    } else {
+        Answered(UsageResponse {
+            since,
+            until,
+            usage: lines.iter().map(UsageLineBody::from).collect(),
+            sum: (&sum).into(),
+        })
+        .into_response()
+    };
+    if params.csv.is_none() {
+        vary::depends_on(&mut response, "accept");
     }
-    Ok(Answered(UsageResponse {
-        since,
-        until,
-        usage: lines.iter().map(UsageLineBody::from).collect(),
-        sum: (&sum).into(),
-    })
-    .into_response())
+    Ok(response)
 }
 
 fn wants_csv(headers: &HeaderMap) -> bool {
