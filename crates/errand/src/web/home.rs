@@ -97,7 +97,9 @@ fn tiles(days: &[DayFigures], open: u64, working: u64) -> Markup {
     let all = completed + failed + sum(|day| day.interrupted) + sum(|day| day.open);
     let cost: f64 = days.iter().map(|day| day.cost_usd).sum();
     let tile = |href: &str, name: &str, figure: String| {
-        html! { a.card.tile href=(href) { span.dim { (name) } span.figure { (figure) } } }
+        // A long figure would not fit beside another tile on a phone.
+        let is_long = figure.len() > 9;
+        html! { a.card.tile href=(href) { span.dim { (name) } span.figure.long[is_long] { (figure) } } }
     };
     html! {
         div.tiles {
@@ -133,19 +135,7 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
     let top = axis_top(most);
     html! {
         figure.card.chart {
-            div.scroll tabindex="0" role="region" aria-label="Chart" {
-                svg viewBox="0 0 900 176" role="img" aria-labelledby="chart-title" {
-                    title #chart-title { "Runs and cost by day, last 30 days" }
-                    @for (y, label) in [(16, top), (80, top / 2), (144, 0)] {
-                        line.grid x1="44" x2="896" y1=(y) y2=(y) {}
-                        text x="38" y=(y + 4) text-anchor="end" { (ui::number(label)) }
-                    }
-                    @for (index, (at, day)) in all.iter().enumerate() {
-                        (bar(index, *at, day, top))
-                    }
-                    (cost_line(&all))
-                }
-            }
+            @for shape in [WIDE, NARROW] { (plot(&all, top, &shape)) }
             figcaption.legend {
                 @for (kind, name) in [("completed", "completed"), ("failed", "failed"), ("interrupted", "stopped"), ("open", "in progress")] {
                     span { svg viewBox="0 0 10 10" aria-hidden="true" { rect class={ "bar-" (kind) } width="10" height="10" rx="2" {} } (name) }
@@ -173,12 +163,57 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
     }
 }
 
+/// Measures of the chart, in its own units.
+struct Shape {
+    class: &'static str,
+    /// Width of the whole chart.
+    width: usize,
+    /// Where the first day begins.
+    left: usize,
+    /// Distance from one day to the next.
+    pitch: usize,
+    /// Width of one bar.
+    bar: usize,
+}
+
+const WIDE: Shape = Shape {
+    class: "wide",
+    width: 900,
+    left: 48,
+    pitch: 28,
+    bar: 20,
+};
+/// All days side by side in the width of a phone, in which the wide one would have to be scrolled to today.
+const NARROW: Shape = Shape {
+    class: "narrow",
+    width: 340,
+    left: 36,
+    pitch: 10,
+    bar: 7,
+};
+
+fn plot(all: &[(Timestamp, &DayFigures)], top: u64, shape: &Shape) -> Markup {
+    let left = shape.left - 4;
+    html! {
+        svg class=(shape.class) viewBox={ "0 0 " (shape.width) " 176" } role="img" aria-label="Runs and cost by day, last 30 days" {
+            @for (y, label) in [(16, top), (80, top / 2), (144, 0)] {
+                line.grid x1=(left) x2=(shape.width - 4) y1=(y) y2=(y) {}
+                text x=(left - 6) y=(y + 4) text-anchor="end" { (ui::number(label)) }
+            }
+            @for (index, (at, day)) in all.iter().enumerate() {
+                (bar(index, *at, day, top, shape))
+            }
+            (cost_line(all, shape))
+        }
+    }
+}
+
 fn max_cost(all: &[(Timestamp, &DayFigures)]) -> f64 {
     all.iter().map(|(_, day)| day.cost_usd).fold(0.0, f64::max)
 }
 
 /// The cost per day as a line, with its own scale.
-fn cost_line(all: &[(Timestamp, &DayFigures)]) -> Markup {
+fn cost_line(all: &[(Timestamp, &DayFigures)], shape: &Shape) -> Markup {
     let most = max_cost(all);
     if most <= 0.0 {
         return html! {};
@@ -189,7 +224,7 @@ fn cost_line(all: &[(Timestamp, &DayFigures)]) -> Markup {
         .map(|(index, (_, day))| {
             format!(
                 "{},{:.1}",
-                58 + index * 28,
+                shape.left + index * shape.pitch + shape.bar / 2,
                 144.0 - day.cost_usd / most * 128.0
             )
         })
@@ -197,8 +232,15 @@ fn cost_line(all: &[(Timestamp, &DayFigures)]) -> Markup {
     html! { polyline.line-cost points=(points.join(" ")) {} }
 }
 
-fn bar(index: usize, at: Timestamp, day: &DayFigures, top: u64) -> Markup {
-    let x = 48 + index * 28;
+fn bar(index: usize, at: Timestamp, day: &DayFigures, top: u64, shape: &Shape) -> Markup {
+    let x = shape.left + index * shape.pitch;
+    // The name of a day near the edge ends at its bar, so that it is not cut.
+    let is_at_edge = x + 24 > shape.width;
+    let (label_x, anchor) = if is_at_edge {
+        (x + shape.bar, "end")
+    } else {
+        (x + shape.bar / 2, "middle")
+    };
     let height = |n: u64| (n * 128).div_ceil(top.max(1)).min(128);
     let mut y = 144;
     let mut parts = Vec::new();
@@ -219,9 +261,9 @@ fn bar(index: usize, at: Timestamp, day: &DayFigures, top: u64) -> Markup {
     html! {
         g {
             title { (name) ": " (ui::counted(runs, "run", "runs")) ", " (day.failed) " failed, cost " (ui::cost(day.cost_usd)) }
-            @for (kind, y, tall) in parts { rect class=(kind) x=(x) y=(y) width="20" height=(tall) {} }
-            rect x=(x) y="16" width="24" height="128" fill="transparent" {}
-            @if index % 7 == 1 { text x=(x + 10) y="162" text-anchor="middle" { (name.get(5..).unwrap_or_default()) } }
+            @for (kind, y, tall) in parts { rect class=(kind) x=(x) y=(y) width=(shape.bar) height=(tall) {} }
+            rect x=(x) y="16" width=(shape.pitch) height="128" fill="transparent" {}
+            @if index % 7 == 1 { text x=(label_x) y="162" text-anchor=(anchor) { (name.get(5..).unwrap_or_default()) } }
         }
     }
 }

@@ -11,6 +11,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::assets::ASSETS;
 use super::guard::Person;
 use super::ui::{form_token, icon};
+use super::visible::visible;
 use crate::api::v1::sign_ins::ConfirmSignIn;
 
 /// Content security policy: a page can load only our own files; inline scripts and styles are forbidden.
@@ -117,7 +118,7 @@ pub(crate) fn confirm_sign_in_page(asked: &ConfirmSignIn<'_>) -> Response {
         p { strong { (super::ui::name(asked.who)) } " of the team " strong { (super::ui::name(asked.team)) } " started this sign-in for the connection " strong { (super::ui::name(asked.connection)) } " to " code { (asked.place) } "." }
         p { "If you continue, assignments of " strong { (super::ui::name(asked.team)) } " can act there with the account that you just signed in with." }
         p { "Close this page if you do not know why you are here." }
-        form method="post" action=(format!("/sign-ins/{}", asked.token)) {
+        form method="post" action="/sign-ins/callback" {
             input type="hidden" name="code" value=(asked.brought.code);
             input type="hidden" name="state" value=(asked.brought.state);
             @if let Some(issuer) = &asked.brought.issuer { input type="hidden" name="iss" value=(issuer); }
@@ -149,7 +150,7 @@ fn document(title: &str, now: Option<i64>, body: &Markup) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="htmx-config" content=(HTMX);
-                title { (isolated(title)) " · errand" }
+                title { (title) " · errand" }
                 link rel="icon" href=(assets.icon.path) type="image/svg+xml";
                 link rel="stylesheet" href=(assets.style.path);
                 script src=(assets.htmx.path) defer {}
@@ -162,22 +163,13 @@ fn document(title: &str, now: Option<i64>, body: &Markup) -> Markup {
     }
 }
 
-/// A name in a place without markup, such as a window title, isolated so that its writing direction does not affect the
-/// rest.
-fn isolated(name: &str) -> String {
-    if name.is_ascii() {
-        return name.to_owned();
-    }
-    format!("\u{2068}{name}\u{2069}")
-}
-
 fn respond(status: StatusCode, markup: Markup) -> Response {
-    (status, Html(markup.0)).into_response()
+    (status, Html(visible(markup))).into_response()
 }
 
 /// A part of a page.
 pub(super) fn fragment(markup: Markup) -> Response {
-    Html(markup.0).into_response()
+    Html(visible(markup)).into_response()
 }
 
 fn brand() -> Markup {

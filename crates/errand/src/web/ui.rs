@@ -130,15 +130,22 @@ pub(super) fn number(n: u64) -> String {
     text
 }
 
-/// `$1.23`; more decimals below one cent; a dash for zero.
+/// `$1,234.50`; more decimals below one cent; a dash for zero.
 pub(super) fn cost(usd: f64) -> String {
     if usd <= 0.0 {
         return "–".to_owned();
     }
+    if usd < 0.000_05 {
+        return "< $0.0001".to_owned();
+    }
     if usd < 0.01 {
         return format!("${usd:.4}");
     }
-    format!("${usd:.2}")
+    let rounded = format!("{usd:.2}");
+    let (whole, cents) = rounded.split_once('.').unwrap_or((rounded.as_str(), "00"));
+    // An amount that is no such number is more than anybody can spend.
+    let whole = whole.parse().map_or_else(|_| whole.to_owned(), number);
+    format!("${whole}.{cents}")
 }
 
 /// A cost, part of which may be unknown.
@@ -376,7 +383,10 @@ mod tests {
         assert_eq!(number(1_234_567), "1,234,567");
         assert_eq!(cost(0.0), "–");
         assert_eq!(cost(0.0012), "$0.0012");
+        assert_eq!(cost(0.000_01), "< $0.0001");
         assert_eq!(cost(12.5), "$12.50");
+        assert_eq!(cost(999.999), "$1,000.00");
+        assert_eq!(cost(2_000_000.52), "$2,000,000.52");
         assert_eq!(size(1_400), "1.4 kB");
     }
 

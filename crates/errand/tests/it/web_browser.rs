@@ -632,3 +632,49 @@ async fn new_requests_cause_notifications_if_permitted() {
         ])
     );
 }
+
+/// Pairs of controls of one table cell that touch, or of which one is below the other.
+const CROWDED: &str = "
+    const crowded = [];
+    for (const cell of document.querySelectorAll('td')) {
+        const shown = [...cell.querySelectorAll('select, button, a.button')].map(e => [e, e.getBoundingClientRect()])
+            .filter(([, at]) => at.width > 0);
+        for (let i = 1; i < shown.length; i++) {
+            const [[a, left], [b, right]] = [shown[i - 1], shown[i]];
+            const isBeside = right.top < left.bottom && left.top < right.bottom;
+            if (!isBeside || right.left - left.right < 4) crowded.push(a.outerHTML + ' / ' + b.outerHTML);
+        }
+    }
+    return crowded;";
+/// The parts of the chart that are outside of the window, or cannot be seen.
+const CUT: &str = "
+    const shown = [...document.querySelectorAll('.chart > svg')].filter(svg => svg.getBoundingClientRect().width > 0);
+    if (shown.length !== 1) return [shown.length + ' charts'];
+    const inside = shown[0].getBoundingClientRect();
+    return [...shown[0].querySelectorAll('rect, text')].map(part => [part, part.getBoundingClientRect()])
+        .filter(([, at]) => at.right > Math.min(inside.right, window.innerWidth) + 1 || at.left < inside.left - 1)
+        .map(([part]) => part.outerHTML);";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controls_of_a_team_and_the_chart_have_room() {
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "member@acme.example", Role::Member).await;
+    let agent = app.playbook(&team, json!([{"finish": "Done."}])).await;
+    app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    for (width, theme) in LOOKS {
+        browser.look(width, theme).await;
+        for (page, script) in [("/settings/team", CROWDED), ("/", CUT)] {
+            browser.go(&format!("{}{page}", app.url())).await;
+            assert_eq!(browser.script(script).await, json!([]), "{page} {width}");
+            let wider = "return document.documentElement.scrollWidth - window.innerWidth";
+            assert!(
+                browser.script(wider).await.as_i64() <= Some(0),
+                "{page} {width}"
+            );
+        }
+    }
+}

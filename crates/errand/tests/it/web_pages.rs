@@ -11,6 +11,9 @@ use crate::web::{Browser, ask};
 /// What an attacker would like to run.
 const EVIL: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><b>x</b>";
 
+/// Characters that a reader cannot see, or that turn around what comes after them, between letters.
+const HIDDEN: &str = "pay\u{202e}gpj\u{200b}.\u{2066}\u{3164}\u{e0041}\u{ad}x";
+
 /// A path of the table, filled with IDs that do not exist.
 fn filled(path: &str) -> String {
     let id = "0198f2a4-7c1e-7000-8000-000000000001";
@@ -124,28 +127,29 @@ async fn filled_by_strangers(
     app: &TestApp,
     owner: &Browser<'_>,
     team: &Team,
+    evil: &str,
 ) -> (String, Vec<String>) {
     let config = json!({ "version": "v2", "data": {
-        "input": EVIL,
+        "input": evil,
         "tools": {"write_file": "ask", "read_file": "allow", "ask_human": "allow"},
         "playbook": {"steps": [
-            {"say": EVIL},
+            {"say": evil},
             {"tool": "read_file", "with": {"path": "/workspace/<img src=x onerror=alert(2)>.csv"}},
-            {"ask": {"title": EVIL, "description": EVIL, "questions": [
-                {"question": EVIL, "header": EVIL, "options": [{"label": EVIL, "description": EVIL}]}]}, "as": "x"},
-            {"finish": EVIL},
+            {"ask": {"title": evil, "description": evil, "questions": [
+                {"question": evil, "header": evil, "options": [{"label": evil, "description": evil}]}]}, "as": "x"},
+            {"finish": evil},
         ]},
     }});
     let body =
-        json!({"name": EVIL, "build": {"name": EVIL, "description": EVIL, "config": config}});
+        json!({"name": evil, "build": {"name": evil, "description": evil, "config": config}});
     let agent = app.post(&team.key, "/v1/agents", body).await.expect(201);
     let agent = agent["agent"]["id"].as_str().unwrap().to_owned();
     let sandbox = app.sandbox(team).await;
     let name = "%2Fworkspace%2F%3Cimg%20src=x%20onerror=alert(2)%3E.csv";
-    app.upload(&team.key, &sandbox, name, format!("{EVIL},b\n{EVIL},d\n"))
+    app.upload(&team.key, &sandbox, name, format!("{evil},b\n{evil},d\n"))
         .await
         .expect(201);
-    let page = format!("<html>{EVIL}</html>");
+    let page = format!("<html>{evil}</html>");
     app.upload(
         &team.key,
         &sandbox,
@@ -157,17 +161,17 @@ async fn filled_by_strangers(
     app.upload(&team.key, &sandbox, "%2Fworkspace%2Fread.md", page)
         .await
         .expect(201);
-    let body = json!({"agent_id": agent, "message": EVIL, "sandbox_id": sandbox, "webhook_url": "http://127.0.0.1:1/%3Cscript%3E"});
+    let body = json!({"agent_id": agent, "message": evil, "sandbox_id": sandbox, "webhook_url": "http://127.0.0.1:1/%3Cscript%3E"});
     let run = app.post(&team.key, "/v1/runs", body).await.expect(201);
     let run = run["run"]["id"].as_str().unwrap().to_owned();
     app.settle().await;
     owner
-        .post_and_follow("/settings/api-keys", &[("name", EVIL)])
+        .post_and_follow("/settings/api-keys", &[("name", evil)])
         .await;
     let hook = [
         ("url", "http://127.0.0.1:1/%3Cscript%3E"),
         ("event", "run_failed"),
-        ("description", EVIL),
+        ("description", evil),
         ("enabled", "on"),
     ];
     let hook = owner.post("/webhooks", &hook).await.leads_to();
@@ -177,7 +181,7 @@ async fn filled_by_strangers(
     let first = messages[0]["id"].as_str().unwrap();
     let paths = vec![
         "/usage".to_owned(),
-        format!("/usage?days={EVIL}").replace([' ', '<', '>', '"'], "%22%3E"),
+        format!("/usage?days={evil}").replace([' ', '<', '>', '"'], "%22%3E"),
         "/usage/csv?by=agent".to_owned(),
         "/webhooks".to_owned(),
         hook,
@@ -209,7 +213,7 @@ async fn filled_by_strangers(
 async fn foreign_text_stays_text_on_every_page() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
-    let (run, paths) = filled_by_strangers(&app, &owner, &team).await;
+    let (run, paths) = filled_by_strangers(&app, &owner, &team, EVIL).await;
     for path in paths {
         let seen = owner.get(&path).await;
         assert!(
@@ -253,6 +257,67 @@ async fn foreign_text_stays_text_on_every_page() {
             "{path}"
         );
     }
+}
+
+/// The parts of a page that people see: without the values that forms send back, and without addresses.
+fn seen_by_people(html: &str) -> String {
+    let mut seen = html.to_owned();
+    for (from, to) in [
+        (" value=\"", "\""),
+        (" href=\"", "\""),
+        (" action=\"", "\""),
+        (" src=\"", "\""),
+        (" data-copy=\"", "\""),
+        ("<textarea", "</textarea>"),
+    ] {
+        while let Some(begin) = seen.find(from) {
+            let after = begin + from.len();
+            let end = seen[after..].find(to).unwrap() + after + to.len();
+            // What a field says about itself is seen.
+            let label = (from == "<textarea")
+                .then(|| {
+                    seen[after..end]
+                        .find('>')
+                        .map(|at| seen[after..after + at].to_owned())
+                })
+                .flatten();
+            seen.replace_range(begin..end, &label.unwrap_or_default());
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn no_page_hides_a_character_of_a_strangers_text() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let (_, paths) = filled_by_strangers(&app, &owner, &team, HIDDEN).await;
+    let mut with_it = 0;
+    let more = [
+        format!("/runs?q={}", "%E2%80%AE"),
+        "/assignments/new".to_owned(),
+        "/connections".to_owned(),
+        "/account".to_owned(),
+        "/settings/secrets".to_owned(),
+    ];
+    for path in paths.into_iter().filter(|path| path.is_ascii()).chain(more) {
+        let seen = owner.get(&path).await;
+        assert!(seen.status == 200 || seen.status == 404, "{path}");
+        if seen.reply.header("content-type") == Some("text/csv; charset=utf-8") {
+            continue;
+        }
+        let text = seen_by_people(&seen.html);
+        let hidden = text
+            .char_indices()
+            .find(|(_, c)| !matches!(c, '\n' | '\t' | '\r') && errand_core::shown::is_hidden(*c));
+        if let Some((at, c)) = hidden {
+            let around: String = text[..at].chars().rev().take(200).collect();
+            let around: String = around.chars().rev().collect();
+            panic!("{path} holds {c:?} after {around}");
+        }
+        with_it += usize::from(text.contains("\\u{202e}"));
+    }
+    assert!(with_it > 12, "{with_it} pages show it");
 }
 
 #[tokio::test]
@@ -311,4 +376,45 @@ async fn files_are_served_so_that_they_cannot_act() {
             .status;
         assert!(status == 400 || status == 404, "{path}: {status}");
     }
+}
+
+/// Requests in the test below, each of which takes about half a MiB of HTML.
+const LARGE: usize = 8;
+/// The page's bound of 2 MiB, its last card and its frame.
+const INBOX_BYTES_MAX: usize = 3 << 20;
+
+#[tokio::test]
+async fn an_inbox_of_large_requests_is_bounded_and_lists_each() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    // Each of these characters is a mark of its own, since no two in a row are equal.
+    let hidden = "\u{200b}\u{200c}".repeat(990);
+    let questions: Vec<_> = (0..30)
+        .map(|n| json!({"question": format!("{n}: {hidden}")}))
+        .collect();
+    let steps = json!([{"ask": {"title": "Which?", "questions": questions}, "as": "x"}, {"finish": "Done."}]);
+    let agent = app.playbook(&team, steps).await;
+    let mut runs = Vec::new();
+    for _ in 0..LARGE {
+        runs.push(app.run(&team, json!({"agent_id": agent})).await);
+    }
+    app.settle().await;
+    let one = owner.get(&format!("/runs/{}", runs[0])).await.ok();
+    assert!(
+        LARGE * one.len() > INBOX_BYTES_MAX + (1 << 20),
+        "{}",
+        one.len()
+    );
+    for path in ["/inbox", "/inbox/open?cards=on&seen=0"] {
+        let page = owner.get(path).await.ok();
+        assert!(page.len() < INBOX_BYTES_MAX, "{path}: {}", page.len());
+        assert!(page.contains("This page is too long to show the whole request"));
+        assert_eq!(page.matches("data-request=\"").count(), LARGE, "{path}");
+        for run in &runs {
+            assert!(page.contains(&format!("href=\"/runs/{run}\"")), "{path}");
+        }
+    }
+    // The page of its run shows the request whole, and takes the answer.
+    let last = owner.get(&format!("/runs/{}", runs[LARGE - 1])).await.ok();
+    assert!(last.contains("name=\"q29_text\""));
 }

@@ -26,6 +26,7 @@ use crate::web::card::{CardContext, CardData};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
+use crate::web::visible::visible;
 use crate::web::{Web, card, inbox, text};
 
 /// Pause after an update, so that rapid steps of a driver are sent together.
@@ -155,7 +156,7 @@ fn tell(ready: &mut VecDeque<Event>, name: &str, markup: &Markup, position: Opti
     let data = if markup.0.is_empty() {
         "<!-- nothing -->".to_owned()
     } else {
-        markup.0.replace('\r', "")
+        visible(markup.clone()).replace('\r', "")
     };
     ready.push_back(Event::new(position, name, &data));
 }

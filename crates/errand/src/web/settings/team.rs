@@ -338,9 +338,11 @@ fn members_table(visitor: &Visitor, members: &[Member]) -> Markup {
                             td.num data-label="keys" { (member.api_keys) }
                             td data-label="joined" { (ui::time(member.joined_at, visitor.now)) }
                             td.num {
-                                (super::people::access_link(visitor, member))
-                                @if may_change || is_me {
-                                    a.button href={ "/settings/team/" (member.user) "/remove" } { @if is_me { "Leave" } @else { "Remove" } }
+                                div.buttons {
+                                    (super::people::access_link(visitor, member))
+                                    @if may_change || is_me {
+                                        a.button href={ "/settings/team/" (member.user) "/remove" } { @if is_me { "Leave" } @else { "Remove" } }
+                                    }
                                 }
                             }
                         }
