@@ -232,7 +232,7 @@ async fn an_unreachable_receiver_is_retried() {
     assert_eq!((done.status, done.verdict), (None, Verdict::Retry));
     let error = done.error.unwrap();
     assert!(
-        error.starts_with("cannot connect to 127.0.0.1:  "),
+        error.starts_with("cannot connect to 127.0.0.1: "),
         "{error}"
     );
     assert!(
@@ -265,7 +265,7 @@ async fn private_addresses_are_not_called_unless_allowed() {
 async fn an_unsendable_request_is_an_attempt_too() {
     let done = attempt(&client(true), "not a url").await;
     assert_eq!((done.status, done.verdict), (None, Verdict::Retry));
-    assert!(done.error.unwrap().contains("no URL"));
+    assert!(done.error.unwrap().contains("not a URL"));
     let done = attempt(&client(true), "ftp://example.com/").await;
     assert!(done.error.unwrap().contains("only http and https"));
     let done = send(
