@@ -15,7 +15,7 @@
 //! Values of forms, which the browser sends back as they are, and addresses. Nobody sees them before the browser shows
 //! them in a field.
 
-use errand_core::shown::{code_point, is_hidden};
+use errand_core::display::{code_point, is_hidden};
 use maud::Markup;
 
 /// Attributes that people see or hear.

@@ -309,7 +309,7 @@ async fn no_page_hides_a_character_of_a_strangers_text() {
         let text = seen_by_people(&seen.html);
         let hidden = text
             .char_indices()
-            .find(|(_, c)| !matches!(c, '\n' | '\t' | '\r') && errand_core::shown::is_hidden(*c));
+            .find(|(_, c)| !matches!(c, '\n' | '\t' | '\r') && errand_core::display::is_hidden(*c));
         if let Some((at, c)) = hidden {
             let around: String = text[..at].chars().rev().take(200).collect();
             let around: String = around.chars().rev().collect();
