@@ -7,7 +7,7 @@
 //! # Guarantees
 //!
 //! Text and the attributes that people see (`title`, `aria-label`, `placeholder` and others) contain no hidden character
-//! ([`errand_core::shown`]), except line breaks, tabs, and joiners between visible characters of a text, without which
+//! ([`errand_core::display`]), except line breaks, tabs, and joiners between visible characters of a text, without which
 //! Persian and emoji cannot be read.
 //!
 //! # Non-goals
