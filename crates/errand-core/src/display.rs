@@ -70,17 +70,26 @@ pub fn pieces(text: &str, layout: Layout) -> impl Iterator<Item = Piece<'_>> {
     // Combining marks at the end of the previous piece, which count toward the next one.
     let mut marks = 0;
     std::iter::from_fn(move || {
-        let mut end = 0;
-        for (at, c) in rest.char_indices() {
+        // Most text is printable ASCII, whose properties need no lookup.
+        let plain = rest
+            .bytes()
+            .take_while(|b| matches!(b, b' '..=b'~'))
+            .count();
+        if plain > 0 {
+            marks = 0;
+        }
+        let mut end = plain;
+        let (_, unknown) = rest.split_at(plain);
+        for (at, c) in unknown.char_indices() {
             if is_hidden_here(c, layout, &mut marks) {
-                if at > 0 {
+                if end > 0 {
                     break;
                 }
                 let (_, after) = rest.split_at(c.len_utf8());
                 rest = after;
                 return Some(Piece::Hidden(c));
             }
-            end = at + c.len_utf8();
+            end = plain + at + c.len_utf8();
         }
         let (seen, after) = rest.split_at(end);
         rest = after;

@@ -392,7 +392,6 @@ impl Driver<'_> {
         self.tokens += buffer.usage.input_tokens + buffer.usage.output_tokens;
         self.cost_usd += buffer.usage.cost_usd;
         let now = self.now();
-        let run_ends = matches!(end, StepEnd::Complete { .. } | StepEnd::Fail(_));
         let workspace = self.workspace.as_ref();
         let step = StepCommit {
             run: self.run.id,
@@ -403,7 +402,7 @@ impl Driver<'_> {
             end,
             usage: buffer.usage,
             sandbox: buffer.sandbox,
-            sandbox_bytes: workspace.and_then(|workspace| workspace.bytes_to_record(run_ends)),
+            sandbox_bytes: workspace.and_then(Workspace::bytes_to_record),
             turn: buffer.turn,
             step_deadline: now.plus_ms(self.step_ms_max),
             now,

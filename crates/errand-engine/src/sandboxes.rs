@@ -24,8 +24,9 @@ use crate::trash::{self, Trash, make_private};
 /// Directory of unfinished writes, within the directory of sandboxes, because a rename must stay on one file system. No
 /// sandbox can have this name.
 const UNFINISHED: &str = ".unfinished";
-/// A smaller change of a sandbox's size is recorded only when its run ends, in bytes.
-const RECORDED_WITHIN_BYTES: u64 = 1 << 20;
+/// Smallest change of a sandbox's size that is recorded with the step that made it, in bytes. The janitor records smaller
+/// ones, many in one write: with each run they cost a tenth of the bytes that a run writes.
+const RECORDED_WITH_STEP_BYTES: u64 = 64 << 10;
 /// Maximum number of changed sandboxes that are measured in one round.
 const MEASURED_MAX: usize = 500;
 /// Maximum number of files and directories that are visited in one round.
@@ -373,13 +374,12 @@ impl Workspace {
         }
     }
 
-    /// The size of the sandbox if it must be recorded now. A small change is recorded only when the run ends.
-    pub(crate) fn bytes_to_record(&self, run_ends: bool) -> Option<u64> {
+    /// The size of the sandbox, if it has changed so much that the next commit must record it.
+    pub(crate) fn bytes_to_record(&self) -> Option<u64> {
         let Shared { sandboxes, id, .. } = &*self.shared;
         let rooms = sandboxes.rooms.as_ref()?;
         let (changed, bytes) = rooms.unrecorded_of(&sandboxes.path_of(id))?;
-        let least = if run_ends { 0 } else { RECORDED_WITHIN_BYTES };
-        (changed > least).then_some(bytes)
+        (changed >= RECORDED_WITH_STEP_BYTES).then_some(bytes)
     }
 
     pub(crate) fn has_recorded(&self, bytes: u64) {

@@ -67,6 +67,7 @@ use errand_engine::tool::Tools;
 use errand_store::Store;
 use http::{HeaderValue, Method};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::{Config, TrustedProxies, UnknownFields};
@@ -482,22 +483,30 @@ pub fn router(state: AppState) -> Router {
             ApiError::method_not_allowed(request.method())
         })
         .fallback(async || ApiError::no_endpoint())
-        .layer(from_fn_with_state(state.clone(), auth::middleware))
-        .layer(from_fn_with_state(state.clone(), cors::middleware));
+        .layer(
+            ServiceBuilder::new()
+                .layer(from_fn_with_state(state.clone(), cors::middleware))
+                .layer(from_fn_with_state(state.clone(), auth::middleware)),
+        );
     layered(router.with_state(state.clone()), &state)
 }
 
 /// Adds the layers that apply to every request: id, log line, error bodies, panics as 500, discarding unread bodies,
 /// compression.
 pub fn layered(router: Router, state: &AppState) -> Router {
-    router
-        // Each extractor of a body enforces its own limit.
-        .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(state.clone(), drain::middleware))
-        .layer(compress::layer())
-        .layer(from_fn(compress::before))
-        .layer(CatchPanicLayer::custom(request::of_panic))
-        .layer(from_fn_with_state(state.clone(), request::middleware))
+    // One stack, from the outermost layer inward. `Router::layer` boxes every route once for each call, and each
+    // middleware clones the boxes below it for each request: with separate calls, that grows with the square of the
+    // number of layers.
+    router.layer(
+        ServiceBuilder::new()
+            .layer(from_fn_with_state(state.clone(), request::middleware))
+            .layer(CatchPanicLayer::custom(request::of_panic))
+            .layer(from_fn(compress::before))
+            .layer(compress::layer())
+            .layer(from_fn_with_state(state.clone(), drain::middleware))
+            // Each extractor of a body enforces its own limit.
+            .layer(DefaultBodyLimit::disable()),
+    )
 }
 
 /// The response before the store is open.

@@ -240,7 +240,7 @@ async fn the_sum_is_right_after_a_crash() {
     app.finish().await;
 }
 
-/// A run's files are recorded when it ends, without a round of the janitor.
+/// A large change is recorded with its step, without a round of the janitor.
 #[tokio::test]
 async fn the_files_of_a_run_are_recorded_when_it_ends() {
     let mut app = start().await;
