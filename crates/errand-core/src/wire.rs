@@ -59,8 +59,7 @@ pub struct RunBody {
     /// The reason why it is not working right now, if there is one; null if it has ended.
     #[schema(required)]
     pub waiting_on: Option<WaitingOn>,
-    /// The author of the start: a person, an API key (with its name), or the system. Omitted from events that are older
-    /// than this field.
+    /// The author of the start: a person, an API key (with its name), or the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<AuthorBody>,
 }

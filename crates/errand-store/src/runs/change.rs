@@ -21,7 +21,7 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::db::sqlite::Tx;
 use crate::db::types::{Blob, Ms, int, json, to_json};
 use crate::error::{Result, StoreError};
-use crate::runs::queries::run_body;
+use crate::runs::queries::{author, event_body};
 use crate::runs::row::{COLUMNS, Place, RunRow, read_row};
 
 /// A run that is being changed.
@@ -465,7 +465,7 @@ impl<'t> Change<'t> {
 
     /// Writes the event `run.updated`, and the webhook deliveries.
     fn tell(&mut self, updated: bool) -> Result<()> {
-        let body = run_body(self.tx, &self.row)?;
+        let body = event_body(&self.row);
         if updated {
             self.event("run.updated", None, Some(to_json("events", "data", &body)?))?;
         }
@@ -511,7 +511,10 @@ impl<'t> Change<'t> {
             created_at: self.now,
             run_id: self.row.id.as_uuid(),
             agent_id: self.row.agent.as_uuid(),
-            run: body.clone(),
+            run: RunBody {
+                author: Some(author(self.tx, &self.row)?),
+                ..body.clone()
+            },
             human_request: request.map(PendingRequestBody::from),
             respond_url,
         };

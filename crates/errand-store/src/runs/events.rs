@@ -10,8 +10,8 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, json};
 use crate::error::{Result, StoreError};
 use crate::model::{EventPage, EventRow};
-use crate::runs::queries::{RawEntry, to_message};
-use crate::runs::row::row_of;
+use crate::runs::queries::{self, RawEntry, to_message};
+use crate::runs::row::{RunRow, row_of};
 
 impl Store {
     /// All events of a run after a sequence number, in order, regardless of their size.
@@ -58,11 +58,13 @@ fn select_events(
     after: u64,
     bounds: PageBounds,
 ) -> Result<EventPage> {
-    let row = row_of(conn, team, run)?;
+    let run_row = row_of(conn, team, run)?;
+    // Read for the first event that needs it.
+    let mut author = None;
     let mut page = EventPage {
         events: Vec::new(),
-        last: row.sequence,
-        ended: row.status.has_ended(),
+        last: run_row.sequence,
+        ended: run_row.status.has_ended(),
         large: false,
     };
     // A row that does not fit is not copied: at most one such row is in SQLite's memory, until the statement ends.
@@ -76,7 +78,13 @@ fn select_events(
     let mut filling = bounds.filling();
     while let Some(row) = rows.next()? {
         match filling.add(count(row.get(8)?)) {
-            Fits::Yes => page.events.push(to_event(read_event(row)?)?),
+            Fits::Yes => {
+                let mut event = to_event(read_event(row)?)?;
+                if event.kind == "run.updated" {
+                    add_author(&mut event.data, &mut author, conn, &run_row)?;
+                }
+                page.events.push(event);
+            }
             Fits::No => break,
             Fits::Never => {
                 page.large = true;
@@ -85,6 +93,34 @@ fn select_events(
         }
     }
     Ok(page)
+}
+
+/// Adds the author to a run that was stored without one. `known`: the author, once it has been read.
+fn add_author(
+    run: &mut Value,
+    known: &mut Option<Value>,
+    conn: &Connection,
+    row: &RunRow,
+) -> Result<()> {
+    let Some(fields) = run.as_object_mut() else {
+        return Ok(());
+    };
+    if fields.contains_key("author") {
+        return Ok(());
+    }
+    let value = match known.take() {
+        Some(value) => value,
+        None => serde_json::to_value(queries::author(conn, row)?).map_err(|error| {
+            StoreError::Corrupt {
+                table: "runs",
+                column: "started_by",
+                message: error.to_string(),
+            }
+        })?,
+    };
+    *known = Some(value.clone());
+    fields.insert("author".to_owned(), value);
+    Ok(())
 }
 
 type RawEvent = (u64, String, Timestamp, Option<String>, Option<RawEntry>);

@@ -24,6 +24,15 @@ use crate::runs::row::{COLUMNS, RunRow, read_row, row_of};
 /// A run in the form that the API returns.
 pub(crate) fn run_body(conn: &Connection, row: &RunRow) -> Result<RunBody> {
     Ok(RunBody {
+        author: Some(author(conn, row)?),
+        ..event_body(row)
+    })
+}
+
+/// A run in the form in which its events store it: like [`run_body`], without the author. A run has the same author in
+/// all its events, so [`Store::event_page`] adds it.
+pub(crate) fn event_body(row: &RunRow) -> RunBody {
+    RunBody {
         id: row.id.as_uuid(),
         agent_id: row.agent.as_uuid(),
         build_id: row.build.as_uuid(),
@@ -52,12 +61,12 @@ pub(crate) fn run_body(conn: &Connection, row: &RunRow) -> Result<RunBody> {
             model_seconds: seconds_of(row.model_ms),
         },
         waiting_on: waiting_on(row),
-        author: Some(author(conn, row)?),
-    })
+        author: None,
+    }
 }
 
 /// The person, key or system that started a run.
-fn author(conn: &Connection, row: &RunRow) -> Result<AuthorBody> {
+pub(crate) fn author(conn: &Connection, row: &RunRow) -> Result<AuthorBody> {
     // A child run has its parent's key for the usage statistics, but no person or key started it. The same holds for
     // a fork by the server's operator.
     match (row.source.as_deref(), row.api_key) {
