@@ -144,6 +144,117 @@ mod tests {
         assert!(weigh(&json!({"enum": vec![1; NODES_MAX]})).is_err());
     }
 
+    /// Forms that double the work with each level of a value, one for each way to write it.
+    fn doubling() -> Vec<Value> {
+        let a = || json!({"$ref": "#/$defs/a"});
+        let defined = |a: Value| json!({"$defs": {"a": a}, "$ref": "#/$defs/a"});
+        let own = |key: &str, of: Value| {
+            let mut schema = json!({"properties": {"a": {"$ref": "#/$defs/a"}}});
+            schema[key] = of;
+            schema
+        };
+        let again = || json!({"properties": {"a": {"$ref": "#/$defs/a"}}});
+        vec![
+            // What a tester found.
+            json!({"$id": "http://x/y", "$defs": {"a": {"$id": "z", "type": "object", "additionalProperties":
+                {"allOf": [{"$ref": "http://x/z"}, {"$ref": "z"}]}}}, "$ref": "z"}),
+            defined(own("dependentSchemas", json!({"a": again()}))),
+            // The same in other words.
+            json!({"$id": "http://x/y", "$defs": {"a": {"$id": "z", "additionalProperties":
+                {"allOf": [{"$ref": "%7A"}, {"$ref": "./q/../z"}]}}}, "$ref": "z"}),
+            json!({"$id": "http://x/y", "$defs": {"a": {"$id": "sub/", "additionalProperties":
+                {"allOf": [{"$ref": "#"}, {"$ref": "http://x/sub/"}]}}}, "$ref": "sub/"}),
+            defined(own("dependencies", json!({"a": again()}))),
+            defined(own("allOf", json!([again()]))),
+            defined(own("not", again())),
+            defined(own("if", again())),
+            defined(own("then", again())),
+            defined(own("anyOf", json!([again()]))),
+            defined(own("$ref", json!("#/$defs/a/allOf/0")))
+                .merged("/$defs/a/allOf", json!([again()])),
+            defined(own("patternProperties", json!({"^a$": a()}))),
+            defined(json!({"patternProperties": {"^a$": a(), "a": a()}})),
+            defined(
+                json!({"patternProperties": {"^a$": a()}, "additionalProperties": a(), "allOf": [{"additionalProperties": a()}]}),
+            ),
+            defined(json!({"items": a(), "contains": a()})),
+            defined(json!({"items": a(), "allOf": [{"prefixItems": [a()]}]})),
+            defined(
+                json!({"additionalProperties": {"allOf": [{"$ref": "#x"}, {"$dynamicRef": "#x"}]}, "$dynamicAnchor": "x"}),
+            ),
+            defined(
+                json!({"$anchor": "x", "additionalProperties": {"allOf": [{"$ref": "#x"}, a()]}}),
+            ),
+            defined(json!({"if": {"properties": {"a": a()}}, "then": {"properties": {"a": a()}}})),
+            json!({"$recursiveAnchor": true, "properties": {"a": {"$recursiveRef": "#"}}, "allOf": [{"properties": {"a": {"$ref": "#"}}}]}),
+            json!({"$defs": {"a": {"properties": {"a": {"$ref": "#/$defs/b"}}, "allOf": [{"properties": {"a": {"$ref": "#/$defs/c"}}}]},
+                "b": {"$ref": "#/$defs/a"}, "c": {"items": a(), "properties": {"a": a()}}}, "$ref": "#/$defs/a"}),
+            json!({"$dynamicAnchor": "meta", "allOf": [{"$ref": "https://json-schema.org/draft/2020-12/schema"}]}),
+        ]
+    }
+
+    trait Merged {
+        fn merged(self, at: &str, value: Value) -> Value;
+    }
+
+    impl Merged for Value {
+        fn merged(mut self, at: &str, value: Value) -> Value {
+            let (parent, key) = at.rsplit_once('/').unwrap();
+            self.pointer_mut(parent).unwrap()[key] = value;
+            self
+        }
+    }
+
+    #[test]
+    fn each_form_of_doubling_is_refused() {
+        for schema in doubling() {
+            assert!(weigh(&schema).is_err(), "{schema}");
+        }
+        // Nothing refers to anything here.
+        let again = (0..20).fold(
+            json!({}),
+            |inner, _| json!({"unevaluatedProperties": false, "allOf": [inner]}),
+        );
+        assert!(weigh(&again).unwrap_err().contains("expand"));
+    }
+
+    #[test]
+    fn alternatives_with_the_same_recursive_part_are_bounded_for_each_value() {
+        let node = |kind: &str| json!({"properties": {"type": {"const": kind}, "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}}});
+        let schema =
+            json!({"$defs": {"node": {"anyOf": [node("a"), node("b")]}}, "$ref": "#/$defs/node"});
+        assert_eq!(weigh(&schema), Ok(Weight::Heavy));
+        let tree = |depth: usize| {
+            (0..depth).fold(
+                json!({"type": "a"}),
+                |inner, _| json!({"type": "b", "children": [inner]}),
+            )
+        };
+        assert!(work(&schema, &tree(8)).unwrap() < WORK_MAX);
+        assert!(work(&schema, &tree(50)).is_err());
+        let wide = json!({"type": "a", "children": vec![json!({"type": "b"}); 10_000]});
+        assert!(work(&schema, &wide).is_ok());
+    }
+
+    #[test]
+    fn work_grows_with_the_value_and_not_faster() {
+        let tree = json!({"$defs": {"node": {"type": "object", "properties": {
+            "left": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]},
+            "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}}}}, "$ref": "#/$defs/node"});
+        let value = |depth: usize| {
+            (0..depth).fold(json!({}), |inner, _| json!({"left": {"children": [inner]}}))
+        };
+        let (short, long) = (
+            work(&tree, &value(10)).unwrap(),
+            work(&tree, &value(40)).unwrap(),
+        );
+        // The passes for a verdict and for the errors make it quadratic in the depth at most.
+        assert!(long < 20 * short, "{short}, {long}");
+        let numbers = json!(vec![1; 1_000_000]);
+        let list = json!({"type": "array", "items": {"type": "number"}});
+        assert_eq!(work(&list, &numbers), Ok(1_000_001));
+    }
+
     fn schema() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(json!({})),
@@ -154,7 +265,9 @@ mod tests {
                 "#/$defs/b",
                 "#x",
                 "#/nowhere",
-                "other.json"
+                "other.json",
+                "z",
+                "http://x/z"
             ])
             .prop_map(|to| json!({"$ref": to})),
         ];
@@ -167,12 +280,22 @@ mod tests {
                 )
                     .prop_map(|(key, list)| json!({key: list})),
                 (
-                    prop::sample::select(vec!["not", "items", "additionalProperties", "if"]),
+                    prop::sample::select(vec![
+                        "not",
+                        "items",
+                        "additionalProperties",
+                        "if",
+                        "contains",
+                        "unevaluatedProperties"
+                    ]),
                     inner.clone()
                 )
                     .prop_map(|(key, one)| json!({key: one})),
-                (inner.clone(), inner).prop_map(
+                (inner.clone(), inner.clone()).prop_map(
                     |(a, b)| json!({"$anchor": "x", "properties": {"p": a}, "$defs": {"a": b}})
+                ),
+                (inner.clone(), inner).prop_map(
+                    |(a, b)| json!({"dependentSchemas": {"p": a}, "patternProperties": {"p": b}})
                 ),
             ]
         })

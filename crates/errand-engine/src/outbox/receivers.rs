@@ -220,6 +220,36 @@ mod tests {
     }
 
     #[test]
+    fn waiting_attempts_count_and_silence_bars_when_full() {
+        let mut receivers = Receivers::new(8);
+        let (silent, slow) = (receiver("https://silent"), receiver("https://slow"));
+        let most = |receivers: &Receivers, of: &Receiver| receivers.known().get(of).copied();
+        receivers.record(slow.clone(), Sign::Answered);
+        assert!(!receivers.is_silent(&silent));
+        receivers.waits(&silent);
+        assert!(receivers.is_silent(&silent));
+        assert_eq!(most(&receivers, &silent), Some(0));
+        receivers.waits(&slow);
+        assert!(!receivers.is_silent(&slow));
+        assert_eq!(most(&receivers, &slow), Some(7));
+        receivers.waited(&silent);
+        assert_eq!(most(&receivers, &silent), None);
+        receivers.record(silent.clone(), Sign::TimedOut);
+        assert_eq!(most(&receivers, &silent), Some(1));
+        for n in 0..27 {
+            let other = receiver(&n.to_string());
+            assert!(receivers.may_wait(&other), "{n}");
+            receivers.waits(&other);
+        }
+        assert_eq!(most(&receivers, &silent), Some(0));
+        assert_eq!(most(&receivers, &slow), Some(7));
+        for n in 0..27 {
+            receivers.waited(&receiver(&n.to_string()));
+        }
+        assert_eq!(most(&receivers, &silent), Some(1));
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let mut receivers = Receivers::new(32);
         for sign in [Sign::Answered, Sign::TimedOut] {

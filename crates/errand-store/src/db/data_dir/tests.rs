@@ -73,3 +73,47 @@ fn where_there_is_no_store_only_who_may_makes_one() {
     ));
     assert!(names(dir.path()).is_empty());
 }
+
+/// A database of SQLite that has never held anything, or holds nothing any more.
+fn empty_database(dir: &Path) {
+    let conn = rusqlite::Connection::open(dir.join(FILE)).unwrap();
+    conn.execute_batch("CREATE TABLE t (x); DROP TABLE t; VACUUM")
+        .unwrap();
+}
+
+#[test]
+fn a_database_without_tables_is_not_taken_for_a_new_store() {
+    for name in ["", MASTER_KEY_FILE, "sandboxes"] {
+        let dir = tempfile::tempdir().unwrap();
+        if !name.is_empty() {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        empty_database(dir.path());
+        let refused = prepare(dir.path(), Making::BY_ITSELF, None, false);
+        let message = refused.err().unwrap().to_string();
+        for word in [name, "tables", "backup", "--new"] {
+            assert!(message.contains(word), "{word}: {message}");
+        }
+        assert!(expect_store(dir.path()).is_err());
+        assert!(!dir.path().join(MAKING).exists(), "nothing was begun");
+        let anew = Making {
+            allowed: true,
+            beside_remains: true,
+        };
+        let _ = fs::remove_file(dir.path().join(MASTER_KEY_FILE));
+        prepare(dir.path(), anew, None, false).ok().unwrap();
+        assert!(dir.path().join("errand.db.old0").exists());
+        assert!(!dir.path().join(FILE).exists());
+    }
+}
+
+#[test]
+fn a_database_without_tables_continues_if_it_was_being_made() {
+    let dir = tempfile::tempdir().unwrap();
+    begin(dir.path()).unwrap();
+    empty_database(dir.path());
+    prepare(dir.path(), Making::BY_ITSELF, None, false)
+        .ok()
+        .unwrap();
+    expect_store(dir.path()).unwrap();
+}

@@ -192,3 +192,73 @@ fn is_intact(header: &[u8]) -> bool {
     }
     words.next() == Some(first) && words.next() == Some(second)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::open::connect;
+    use super::super::origin::OpenMark;
+    use super::*;
+
+    /// A store that has commits in its log, without an orderly end.
+    fn open(dir: &Path) -> (OpenMark, rusqlite::Connection) {
+        fs::write(dir.join(FILE), "").unwrap();
+        let mark = OpenMark::set(dir, Arc::new(AtomicBool::new(false)), false).unwrap();
+        let conn = connect(dir, false, 2048).unwrap();
+        conn.execute_batch("CREATE TABLE t (x BLOB); INSERT INTO t VALUES (zeroblob(100000))")
+            .unwrap();
+        mark.names_log().unwrap();
+        (mark, conn)
+    }
+
+    #[test]
+    fn a_log_that_goes_with_its_database_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mark, conn) = open(dir.path());
+        assert_eq!(find(dir.path()).unwrap(), None);
+        let checkpoint = |mode: &str| {
+            conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
+                .unwrap();
+            assert_eq!(find(dir.path()).unwrap(), None, "{mode}");
+        };
+        for mode in ["PASSIVE", "RESTART", "TRUNCATE"] {
+            conn.execute_batch("INSERT INTO t VALUES (zeroblob(50000))")
+                .unwrap();
+            assert_eq!(find(dir.path()).unwrap(), None, "before {mode}");
+            checkpoint(mode);
+        }
+        mark.log_is_done();
+        drop(conn);
+        assert!(identity(dir.path()).unwrap().is_none());
+        assert_eq!(find(dir.path()).unwrap(), None, "an orderly end");
+    }
+
+    #[test]
+    fn each_way_to_lose_a_log_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_mark, _conn) = open(dir.path());
+        let log = dir.path().join("errand.db-wal");
+        let aside = dir.path().join("aside");
+        let bytes = fs::metadata(&log).unwrap().len();
+        fs::rename(&log, &aside).unwrap();
+        assert_eq!(find(dir.path()).unwrap(), Some(LostLog::Missing));
+        fs::copy(&aside, &log).unwrap();
+        assert_eq!(find(dir.path()).unwrap(), Some(LostLog::Replaced));
+        fs::rename(&aside, &log).unwrap();
+        assert_eq!(find(dir.path()).unwrap(), None);
+        let file = fs::File::options().write(true).open(&log).unwrap();
+        for shorter in [bytes - 1, bytes / 2, 10, 0] {
+            file.set_len(shorter).unwrap();
+            assert_eq!(
+                find(dir.path()).unwrap(),
+                Some(LostLog::CutOff),
+                "{shorter}"
+            );
+        }
+        // Without the index, nothing is known of the length.
+        fs::remove_file(dir.path().join("errand.db-shm")).unwrap();
+        assert_eq!(find(dir.path()).unwrap(), None);
+    }
+}

@@ -1,6 +1,7 @@
-use errand_core::id::IdGen;
+use errand_core::id::{IdGen, RunId};
 use errand_core::time::Timestamp;
 use rusqlite::params;
+use uuid::Uuid;
 
 use super::*;
 use crate::webhooks::deliveries::DeliveryTurns;
@@ -203,7 +204,6 @@ const OLD: &str = "
 #[tokio::test]
 async fn what_an_older_schema_holds_is_taken_over() {
     use crate::model::{PageQuery, RunFilter};
-    use errand_core::id::{RunId, TeamId};
     let dir = tempfile::tempdir().unwrap();
     let mut conn = Connection::open(dir.path().join("errand.db")).unwrap();
     conn.pragma_update(None, "journal_mode", "WAL").unwrap();
@@ -216,7 +216,7 @@ async fn what_an_older_schema_holds_is_taken_over() {
 
     let store = open(dir.path());
     assert_eq!(store.integrity().await.unwrap(), [""; 0]);
-    let nil = uuid::Uuid::nil();
+    let nil = Uuid::nil();
     let (team, run) = (TeamId::from_stored(nil), RunId::from_stored(nil));
     let rows = store.deliveries_of(team, run).await.unwrap();
     let told: Vec<_> = rows
@@ -275,11 +275,30 @@ async fn what_an_older_schema_holds_is_taken_over() {
 
 /// A database of an older version, closed.
 fn older(dir: &Path, schema: i32) {
-    let mut conn = super::open::connect(dir, false, 256).unwrap();
-    super::open::migrations::runner()
-        .set_target(refinery::Target::Version(schema))
-        .run(&mut conn)
-        .unwrap();
+    Trial::create_older_database(dir, schema).unwrap();
+}
+
+#[tokio::test]
+async fn an_upgrade_that_ended_after_any_migration_is_completed() {
+    for ended_at in 2..Store::schema_known() {
+        let dir = tempfile::tempdir().unwrap();
+        older(dir.path(), 2);
+        let conn = super::open::connect(dir.path(), false, 256).unwrap();
+        conn.execute_batch(OLD).unwrap();
+        drop(conn);
+        older(dir.path(), i32::try_from(ended_at).unwrap());
+        let store = open(dir.path());
+        assert_eq!(store.integrity().await.unwrap(), [""; 0], "{ended_at}");
+        let (team, run) = (
+            TeamId::from_stored(Uuid::nil()),
+            RunId::from_stored(Uuid::nil()),
+        );
+        let kept = store.deliveries_of(team, run).await.unwrap();
+        assert_eq!(kept.len(), 2, "{ended_at}");
+        drop(store);
+        let schema = Store::schema(dir.path()).unwrap().unwrap();
+        assert_eq!(schema.found, schema.known);
+    }
 }
 
 #[tokio::test]

@@ -197,6 +197,24 @@ fn collected_data_is_bounded() {
 }
 
 #[test]
+fn calls_beyond_the_bound_are_left_out_with_all_their_pieces() {
+    let tap = Tap::new(Kind::OpenAi);
+    for index in 0..3_000 {
+        let begun = json!({"index": index, "id": format!("c{index}"), "function": {"name": "a", "arguments": "{"}});
+        let rest = json!({"index": index, "function": {"arguments": "}"}});
+        for piece in [begun, rest] {
+            tap.frame(&json!({"choices": [{"delta": {"tool_calls": [piece]}}]}).to_string());
+        }
+    }
+    let rest = json!({"function": {"arguments": "of none"}});
+    tap.frame(&json!({"choices": [{"delta": {"tool_calls": [rest]}}]}).to_string());
+    let seen = tap.seen();
+    assert!(!seen.too_large);
+    assert_eq!(seen.calls.len(), CALLS_PER_ANSWER_MAX);
+    assert!(seen.calls.iter().all(|call| call.arguments == "{}"));
+}
+
+#[test]
 fn unreported_usage_is_estimated_and_marked() {
     let silent = tap(Kind::OpenAi, &[]);
     // No answer began, so no usage is assumed.
