@@ -167,7 +167,7 @@ fn check_sandbox(
     };
     match found {
         None => Err(invalid(
-            "there is no such sandbox; create one with POST /v1/sandboxes",
+            "this sandbox does not exist; create one with POST /v1/sandboxes",
         )),
         Some((_, Some(owner))) => Err(StoreError::Conflict(format!(
             "the sandbox is in use by run {}; wait until it has ended, or create another sandbox",

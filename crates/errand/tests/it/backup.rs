@@ -295,7 +295,7 @@ async fn incomplete_backups_and_nonempty_targets_are_refused() {
     let app = TestApp::start().await;
     for (to, why) in [
         (backup.clone(), "not empty"),
-        (app.dir().join("backup"), "in the data directory"),
+        (app.dir().join("backup"), "inside the data directory"),
     ] {
         let refused = make(&source(&app), &to, &Arc::new(Progress::default())).unwrap_err();
         assert!(format!("{refused:#}").contains(why), "{refused:#}");

@@ -406,6 +406,9 @@ pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::
     // be compiled again for each use.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     if !read_only {
+        // The last connection to close would move the log into the database and remove it, also after a failed commit,
+        // while the mark says that the log belongs to the database. The writer removes it at an orderly end.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // Only takes effect on an empty file.
         conn.pragma_update(None, "page_size", 4096)?;
         conn.pragma_update(None, "journal_mode", "WAL")?;

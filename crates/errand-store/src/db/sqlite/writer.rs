@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use errand_core::id::RunId;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -433,10 +434,11 @@ impl Drop for PoisonOnPanic<'_> {
 struct Loop {
     /// Whether to end as soon as the queue is empty.
     closing: Arc<AtomicBool>,
+    /// Dropped before `conn`, because the last connection to close removes the log.
+    checkpoints: Option<Checkpoints>,
     conn: Connection,
     /// `None` in tests without a reserve.
     reserve: Option<Reserve>,
-    checkpoints: Option<Checkpoints>,
     around: Around,
     poison: watch::Sender<bool>,
     trial: Trial,
@@ -481,7 +483,11 @@ impl Loop {
                     .query_row(complete, [], |row| Ok(row.get::<_, i64>(0)? == 0))
             });
         match checkpointed {
-            Ok(true) => self.around.mark.iter().for_each(|mark| mark.log_is_done()),
+            Ok(true) => {
+                self.around.mark.iter().for_each(|mark| mark.log_is_done());
+                self.remove_log_at_close();
+            }
+            // A reader still needs the log. It stays beside the database.
             Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%error, "the last checkpoint failed; the next start does it");
@@ -489,6 +495,14 @@ impl Loop {
         }
         // Also with a log beside it: nothing changes either of them any more.
         self.around.closed.store(true, Ordering::Release);
+    }
+
+    /// Lets SQLite remove the log, which is empty, when the connection is closed as the last one.
+    fn remove_log_at_close(&self) {
+        let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        if let Err(error) = self.conn.set_db_config(keep, false) {
+            tracing::debug!(%error, "an empty write-ahead log stays beside the database");
+        }
     }
 
     /// Commits a batch. Returns `false` if the outcome is unknown.
