@@ -145,7 +145,7 @@ async fn too_few_descriptors_are_reported_in_words() {
     for few in [16, 24, 32] {
         let mut server = Process::begin(dir.path(), &[], &[], Some(few));
         assert_eq!(server.ends().await, Some(1));
-        let said = format!("at most {few} files and connections can be open at once");
+        let said = format!("the limit of open files is {few}");
         assert!(server.until(&said).await, "{}", server.log());
         assert!(server.log().contains("ulimit -n"), "{}", server.log());
     }

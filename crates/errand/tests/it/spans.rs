@@ -90,7 +90,7 @@ async fn each_part_of_a_run_has_a_span_without_contents() {
     assert!(!turns.is_empty());
     for turn in &turns {
         assert_eq!(turn["run.id"], run);
-        assert_eq!(turn["model"], "playbook");
+        assert_eq!(turn["model"], "builtin/playbook");
         assert_eq!(turn["tokens.in"], "0");
     }
     let calls = spans.named("run.tool_call");
