@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(line.matches('\u{1b}').count(), 2, "{line:?}");
         assert!(line.starts_with("\u{1b}[2mtime\u{1b}[0m said: a\\u{a}ERROR"));
         let long = clean_text(&"ä".repeat(100_000));
-        assert!(long.len() <= LINE_BYTES_MAX && long.ends_with("(cut; 200000 bytes)"));
+        assert!(long.len() <= LINE_BYTES_MAX && long.ends_with("(truncated; 200000 bytes)"));
     }
 
     #[test]

@@ -195,7 +195,7 @@ async fn a_key_is_shown_once_works_and_is_deleted() {
         .post("/settings/api-keys", &[("name", "")])
         .await
         .refused(400);
-    assert!(page.contains("1 to 200 characters"), "{page}");
+    assert!(page.contains("1 to 200 visible characters"), "{page}");
 }
 
 #[tokio::test]

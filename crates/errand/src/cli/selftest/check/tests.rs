@@ -238,7 +238,7 @@ fn a_doubled_effect_is_found() {
         let missing = Some("a c end".to_owned());
         e.seen(0).files.insert(tally.clone(), missing);
     });
-    finds(FaultKind::Lost, "holds nothing", |e| {
+    finds(FaultKind::Lost, "contains nothing", |e| {
         e.seen(2)
             .files
             .insert("/workspace/in/large.bin".to_owned(), None);
