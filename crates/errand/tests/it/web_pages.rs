@@ -379,7 +379,7 @@ async fn files_are_served_so_that_they_cannot_act() {
 }
 
 /// Requests in the test below, each of which takes about half a MiB of HTML.
-const LARGE: usize = 8;
+const LARGE: usize = 10;
 /// The page's bound of 2 MiB, its last card and its frame.
 const INBOX_BYTES_MAX: usize = 3 << 20;
 
