@@ -168,7 +168,7 @@ async fn a_set_up_link_works_once_and_logs_in() {
         post(PASSWORD, "another one")
             .await
             .refused(400)
-            .contains("differ")
+            .contains("do not match")
     );
     assert!(
         post("short", "short")

@@ -46,7 +46,7 @@ async fn a_new_user_joins_by_a_link_that_works_once() {
         post(PASSWORD, "another")
             .await
             .refused(400)
-            .contains("differ")
+            .contains("do not match")
     );
     let seen = post(PASSWORD, PASSWORD).await;
     let cookie = seen
@@ -232,7 +232,7 @@ async fn a_webhook_is_created_tested_edited_and_deleted() {
             .get("/webhooks?rolled=1")
             .await
             .ok()
-            .contains("still signs")
+            .contains("stays valid")
     );
     owner
         .post(&format!("{address}/delete"), &[])
