@@ -563,7 +563,8 @@ impl TestApp {
         all
     }
 
-    /// Waits until nothing is due or in progress. Level-triggered: polls the store, with a bound of a minute.
+    /// Waits until nothing is due or in progress. Level-triggered: polls the store, with a bound of five minutes, because
+    /// a busy machine may need more than one.
     pub async fn settle(&self) {
         let settled = async {
             while let Some(busy) = self.store().busy(self.now()).await.unwrap() {
@@ -571,7 +572,7 @@ impl TestApp {
                 tokio::task::yield_now().await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(60), settled)
+        if tokio::time::timeout(Duration::from_secs(300), settled)
             .await
             .is_err()
         {
