@@ -9,7 +9,7 @@ use errand_testkit::{TestApp, WebhookSink};
 use serde_json::json;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Level, Metadata, Subscriber};
+use tracing::{Dispatch, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::{Layer, Registry};
 
@@ -66,6 +66,9 @@ impl<S: Subscriber> Layer<S> for Spans {
 #[tokio::test]
 async fn each_part_of_a_run_has_a_span_without_contents() {
     let spans = Spans::default();
+    // With a single subscriber, tracing asks the thread that reaches a call site first whether anybody wants it. That may
+    // be the thread of another test, which has no subscriber. With two, all of them are asked.
+    let _second = Dispatch::new(Registry::default());
     let _guard = tracing::subscriber::set_default(Registry::default().with(spans.clone()));
     let app = TestApp::start().await;
     let team = app.team("acme").await;
