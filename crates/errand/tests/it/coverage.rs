@@ -329,7 +329,7 @@ async fn without_a_key_nothing_is_revealed_or_changed() {
         .iter()
         .filter(|route| route.access == Access::Public && !has_ids(route))
     {
-        // A browser that comes back without a sign-in is told so.
+        // A browser that comes back without a sign-in gets an explanation.
         let is_callback = route.path == "/v1/sign-ins/callback";
         let reply = app.send(route.method.clone(), route.path, &[], Body::empty());
         assert_eq!(
