@@ -60,7 +60,7 @@ pub use runs::children::StartChild;
 pub use runs::claims::{Recovered, Woken};
 pub use runs::fork::ForkRun;
 pub use runs::losses::POISONED;
-pub use sandboxes::{RecordedSandbox, SandboxFate};
+pub use sandboxes::{RecordedSandbox, SandboxFate, UNKNOWN_SANDBOX};
 pub use stats::dashboard::{
     AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart,
 };

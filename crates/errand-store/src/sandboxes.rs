@@ -24,6 +24,10 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 pub use bytes::RecordedSandbox;
 
+/// Refusal of a sandbox that a run cannot use. The same for a malformed id, an unknown sandbox and another team's, so
+/// that nobody can find out which sandboxes exist.
+pub const UNKNOWN_SANDBOX: &str = "this sandbox does not exist; create one with POST /v1/sandboxes";
+
 /// SQL condition for `sandboxes s` whose run has not ended. Such a sandbox does not expire.
 macro_rules! held {
     () => {

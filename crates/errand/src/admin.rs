@@ -5,7 +5,7 @@
 //! ways: through the running server's socket ([`socket`]) or, if no server runs, on the store itself after locking the
 //! data directory ([`reach`]). The same function does the work in both cases.
 //!
-//! Anybody who may write to the data directory is authorized; no API key is required. If no team is named, the server's
+//! Write access to the data directory is the authorization; no API key is required. If no team is named, the server's
 //! *first* team is used. The first request that needs it creates it, with the name `default` and an owner without
 //! email address and password until a set-up link is used. A repair ([`repair`]) finds a run in any team.
 //!
@@ -80,8 +80,8 @@ pub enum AdminRequest {
         #[serde(default)]
         team: Option<String>,
     },
-    /// Creates a team. Its owner is the user with this address, who is created if necessary. Without an address, it is
-    /// the first team's owner.
+    /// Creates a team. The user with the email address becomes its owner, and is created if necessary. Without an
+    /// address, the first team's owner becomes its owner.
     CreateTeam {
         name: String,
         /// Email address of the owner.

@@ -123,7 +123,7 @@ impl Store {
             .await
     }
 
-    /// Uses a set-up link: sets the password, and the email address of a user who has none yet. Works once.
+    /// Sets the password of the user of a set-up link, and the email address if the user has none yet. A link works once.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] if [`Store::set_up_link`] returns `None`, [`StoreError::Invalid`] (`email`: missing,

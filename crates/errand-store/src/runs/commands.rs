@@ -22,6 +22,7 @@ use crate::runs::children;
 use crate::runs::losses;
 use crate::runs::queries::{run_body, view_of};
 use crate::runs::row::RunRow;
+use crate::sandboxes::UNKNOWN_SANDBOX;
 use crate::stats::counters;
 
 /// Maximum number of characters in a run's title.
@@ -166,9 +167,7 @@ fn check_sandbox(
         message: message.to_owned(),
     };
     match found {
-        None => Err(invalid(
-            "this sandbox does not exist; create one with POST /v1/sandboxes",
-        )),
+        None => Err(invalid(UNKNOWN_SANDBOX)),
         Some((_, Some(owner))) => Err(StoreError::Conflict(format!(
             "the sandbox is in use by run {}; wait until it has ended, or create another sandbox",
             owner.0

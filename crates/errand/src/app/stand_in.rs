@@ -1,7 +1,7 @@
 //! A stand-in for a server whose database is damaged. It runs and reports the damage, but does nothing else.
 //!
 //! `/healthz` answers 200, everything else 503 with the damage; the metrics contain `errand_store_trouble`. It ends
-//! when it is told to. Nothing is written, so that the remaining data is preserved for recovery.
+//! on SIGTERM. It writes nothing, so that the remaining data is preserved for recovery.
 
 use std::net::TcpListener;
 use std::sync::Mutex;

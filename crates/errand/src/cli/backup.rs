@@ -105,7 +105,7 @@ fn print_backup(backup: &BackupLine, out: &Out) -> Result<()> {
         let ids = backup.command_was_running.join(", ");
         out.note(&out.paint_note(Style::Yellow, &format!(
             "Long-running commands were still active while the files of these sandboxes were saved: {ids}. After a restore, \
-             their runs are told that the command's outcome is unknown."
+             their runs learn that the command's outcome is unknown."
         )))?;
     }
     if backup.left_out > 0 {

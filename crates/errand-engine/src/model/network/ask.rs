@@ -295,7 +295,7 @@ impl<'a> Collected<'a> {
                 )));
             }
             Ending::Call if self.calls.is_empty() => return Err(Fault::LostCall),
-            // The provider could not read the call of its own model. The model is told that its answer was empty.
+            // The provider could not parse the call of its own model. The model gets a note that its answer was empty.
             Ending::BadCall if self.calls.is_empty() => {
                 self.text.clear();
                 None

@@ -213,7 +213,7 @@ fn render_resent_for_members(row: &DeliveryRow) -> StoredAnswer {
     rendered(StatusCode::OK, &DeliveryResponse { delivery })
 }
 
-/// The response to a test, for a caller who may see addresses.
+/// Result of a test delivery, with the address, for callers with the permission to see it.
 pub(super) fn render_sent(row: &DeliveryRow) -> StoredAnswer {
     let delivery = delivery_body(row, true);
     rendered(StatusCode::CREATED, &DeliveryResponse { delivery })

@@ -30,7 +30,7 @@ pub(crate) struct InvitationBody {
     id: Uuid,
     /// The role of the new member: `member`, `admin` or `owner`.
     role: String,
-    /// The person who is invited. Null if anybody with the link can join.
+    /// Email address of the invited person. Null if everyone with the link can join.
     #[schema(required)]
     email: Option<String>,
     /// The user who created the invitation. It becomes invalid if this user may no longer create such invitations.
@@ -71,7 +71,7 @@ pub(crate) struct CreateInvitationRequest {
     /// The role of the new member: `member`, `admin` or `owner`. Only owners can invite owners.
     #[schema(default = "member", example = "member")]
     role: Option<String>,
-    /// The person who is invited. Without it, anybody with the link can join.
+    /// Email address of the invited person. Without it, everyone with the link can join.
     #[schema(example = "ann@example.com")]
     email: Option<String>,
     /// The time when the invitation expires, at most 30 days from now. Default: in seven days.

@@ -10,8 +10,8 @@ use errand_core::id::{AgentId, RunId, SandboxId, TeamId, UserId};
 use errand_core::limits::LIST_PAGE_MAX;
 use errand_core::run::Status;
 use errand_core::wire::{PendingRequestBody, RunBody};
-use errand_store::StoredAnswer;
 use errand_store::model::{ListedRun, PageQuery, RunFilter, RunView, Runnable, StartRun};
+use errand_store::{StoredAnswer, UNKNOWN_SANDBOX};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -172,12 +172,7 @@ struct Wanted {
 fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError> {
     let private = app.settings.allow_private_networks;
     let sandbox = request.sandbox_id.map(|text| {
-        SandboxId::parse(&text).ok_or_else(|| {
-            ApiError::invalid(
-                "sandbox_id",
-                "this sandbox does not exist; create one with POST /v1/sandboxes",
-            )
-        })
+        SandboxId::parse(&text).ok_or_else(|| ApiError::invalid("sandbox_id", UNKNOWN_SANDBOX))
     });
     if request.message.as_ref().is_some_and(String::is_empty) {
         return Err(ApiError::invalid("message", "must not be empty"));
