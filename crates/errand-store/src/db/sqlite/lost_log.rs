@@ -10,7 +10,8 @@
 //! - SQLite's index of the log (`errand.db-shm`) has the number of frames. It is shared memory that is never synced, so
 //!   it only counts if the machine has not been started again since. If the log is shorter than that, it was cut off.
 //!
-//! Both cost nothing while the store works.
+//! Both cost nothing while the store works. Closing a connection keeps the log, however the store ends; only an orderly
+//! end removes it ([`allow_removal`]).
 //!
 //! # Non-goals
 //!
@@ -21,6 +22,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::open::FILE;
 use super::origin::{self, Identity};
@@ -59,6 +63,13 @@ impl std::fmt::Display for LostLog {
 /// Identity of the log of a directory. `None` if there is none.
 pub(super) fn identity(dir: &Path) -> io::Result<Option<Identity>> {
     Identity::of(&dir.join(format!("{FILE}-wal")))
+}
+
+/// Lets SQLite remove the log when `conn` is closed as the last connection. Without this call, closing keeps the log
+/// ([`connect`](super::open::connect)): otherwise a store that fails would remove the log that its mark names.
+pub(super) fn allow_removal(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map(drop)
 }
 
 /// Number of this start of the machine, as the kernel tells it. `None` if it does not.
@@ -229,7 +240,17 @@ mod tests {
             assert_eq!(find(dir.path()).unwrap(), None, "before {mode}");
             checkpoint(mode);
         }
+        conn.execute_batch("INSERT INTO t VALUES (zeroblob(50000))")
+            .unwrap();
+        drop(conn);
+        assert!(identity(dir.path()).unwrap().is_some());
+        assert_eq!(find(dir.path()).unwrap(), None, "an end by a failure");
+
+        let conn = connect(dir.path(), false, 2048).unwrap();
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .unwrap();
         mark.log_is_done();
+        allow_removal(&conn).unwrap();
         drop(conn);
         assert!(identity(dir.path()).unwrap().is_none());
         assert_eq!(find(dir.path()).unwrap(), None, "an orderly end");

@@ -19,12 +19,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use errand_core::id::RunId;
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::checkpoint::Checkpoints;
 use super::condition::{Condition, Trouble};
+use super::lost_log;
 use super::origin::OpenMark;
 use super::reserve::Reserve;
 use super::trial::{Fault, Trial};
@@ -485,7 +485,9 @@ impl Loop {
         match checkpointed {
             Ok(true) => {
                 self.around.mark.iter().for_each(|mark| mark.log_is_done());
-                self.remove_log_at_close();
+                if let Err(error) = lost_log::allow_removal(&self.conn) {
+                    tracing::debug!(%error, "an empty write-ahead log stays beside the database");
+                }
             }
             // A reader still needs the log. It stays beside the database.
             Ok(false) => {}
@@ -495,14 +497,6 @@ impl Loop {
         }
         // Also with a log beside it: nothing changes either of them any more.
         self.around.closed.store(true, Ordering::Release);
-    }
-
-    /// Lets SQLite remove the log, which is empty, when the connection is closed as the last one.
-    fn remove_log_at_close(&self) {
-        let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-        if let Err(error) = self.conn.set_db_config(keep, false) {
-            tracing::debug!(%error, "an empty write-ahead log stays beside the database");
-        }
     }
 
     /// Commits a batch. Returns `false` if the outcome is unknown.
