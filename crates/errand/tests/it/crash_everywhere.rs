@@ -46,7 +46,7 @@ async fn results(w: &World, run: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_plain_run() {
-    let plan = Plan::new("a plain run", 5);
+    let plan = Plan::new("a plain run", 4);
     let act = async |w: &mut World| {
         let agent = w
             .playbook(json!([
@@ -260,7 +260,7 @@ async fn a_call_in_doubt_that_is_skipped() {
 
 #[tokio::test]
 async fn an_edit_is_settled_by_the_file() {
-    let plan = Plan::new("an edit", 6);
+    let plan = Plan::new("an edit", 5);
     let act = async |w: &mut World| {
         let edit = json!({"path": "a.txt", "old": "one", "new": "one more"});
         let agent = w
@@ -377,7 +377,7 @@ async fn a_stop_of_a_run_that_starts() {
 
 #[tokio::test]
 async fn a_stop_during_a_model_call() {
-    a_stop(State::ModelCall, 6).await;
+    a_stop(State::ModelCall, 5).await;
 }
 
 #[tokio::test]

@@ -305,7 +305,7 @@ fn send() -> Answer {
 async fn a_models_call_that_could_happen_twice_asks() {
     let (server, mailbox) = (ProviderServer::start().await, Mailbox::new());
     server.script("claude-test", vec![send(), Answer::text("Sent.")]);
-    let plan = with_mailbox(plan("a model sends", 6, &server), &mailbox);
+    let plan = with_mailbox(plan("a model sends", 5, &server), &mailbox);
     let act = async |w: &mut World| {
         let run = start(w, &mailbox, SKIP).await;
         w.assert_status(&run, "completed").await;

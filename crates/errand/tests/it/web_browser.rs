@@ -259,9 +259,10 @@ async fn files_are_sent_with_the_run_that_needs_them() {
         browser.script("return sessionStorage.getItem('bar')").await,
         json!("seen")
     );
-    let files = "return document.querySelector('#side').innerText";
-    let files = browser.script(files).await;
-    assert!(files.as_str().unwrap().contains("b.txt"), "{files}");
+    // The side column is updated after the transcript.
+    browser
+        .until_script("return document.querySelector('#side').innerText.includes('b.txt')")
+        .await;
 }
 
 /// The addresses of all pages, with data of each kind.
