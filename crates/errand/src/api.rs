@@ -14,28 +14,15 @@
 
 pub(crate) mod auth;
 mod body;
-pub(crate) mod body_memory;
-mod body_pace;
-pub(crate) mod compress;
-pub mod cors;
-mod drain;
-pub mod error;
 mod exact;
 mod health;
 mod hint;
-pub(crate) mod host;
 mod idempotency;
-pub(crate) mod limiter;
 mod openapi;
 mod outer;
 mod page;
-pub(crate) mod path;
 mod query;
-pub(crate) mod range;
 mod readiness;
-pub(crate) mod receive;
-pub(crate) mod request;
-pub(crate) mod slots;
 mod upload_token;
 pub(crate) mod v1;
 mod vary;
@@ -71,13 +58,14 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::{Config, TrustedProxies, UnknownFields};
-use crate::streaming::LargeEvents;
-use body_memory::BodyMemory;
-use cors::AllowedOrigins;
-use error::ApiError;
-use limiter::Limiter;
+use crate::http::body_memory::BodyMemory;
+use crate::http::cors::AllowedOrigins;
+use crate::http::error::ApiError;
+use crate::http::limiter::Limiter;
+use crate::http::slots::{Holder, NoSlot, Slot, Slots};
+use crate::http::streaming::LargeEvents;
+use crate::http::{compress, cors, drain, is_api, request};
 use readiness::Readiness;
-use slots::{Holder, NoSlot, Slot, Slots};
 pub(crate) use v1::providers::own_providers;
 
 /// The settings that the API uses.
@@ -464,11 +452,6 @@ fn is_public(path: &str) -> bool {
     ROUTES
         .iter()
         .any(|route| route.path == path && route.access == Access::Public)
-}
-
-/// Whether a path belongs to the API, even if no endpoint has it.
-fn is_api(path: &str) -> bool {
-    path == "/v1" || path.starts_with("/v1/")
 }
 
 /// The router with all routes of the table. Other routers may be merged into it; [`layered`] gives both the same

@@ -550,7 +550,7 @@ impl Front {
     }
 
     async fn answer(self, mut request: Request) -> Response {
-        api::host::mark(&mut request);
+        crate::http::host::mark(&mut request);
         if self.draining.is_cancelled() {
             let mut response = api::stopping(request.uri().path());
             // The next request should reach another server, or none.

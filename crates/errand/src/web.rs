@@ -53,10 +53,10 @@ use errand_core::role::Permission;
 use http::{Method, Uri};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::api::error::ApiError;
-use crate::api::limiter::Limiter;
-use crate::api::slots::Slots;
 use crate::api::{self, AppState};
+use crate::http::error::ApiError;
+use crate::http::limiter::Limiter;
+use crate::http::slots::Slots;
 use permits::Permits;
 
 pub(crate) use guard::user_of;

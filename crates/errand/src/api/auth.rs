@@ -24,11 +24,12 @@ use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
-use super::error::{ApiError, ErrorCode};
-use super::limiter::Verdict;
-use super::request::OfTeam;
-use super::slots::Holder;
-use super::{Access, AppState, Route, is_api, is_public, query};
+use super::{Access, AppState, Route, is_public, query};
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::is_api;
+use crate::http::limiter::Verdict;
+use crate::http::request::OfTeam;
+use crate::http::slots::Holder;
 use crate::secret_key::ApiKeySecret;
 use errand_core::error_chain::error_chain;
 

@@ -21,9 +21,9 @@ use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use sha2::{Digest as _, Sha256};
 
 use super::AppState;
-use super::body_memory::{Charge, FREE_BYTES};
-use super::error::ApiError;
 use super::{exact, hint};
+use crate::http::body_memory::{Charge, FREE_BYTES};
+use crate::http::error::ApiError;
 
 /// Extractor for a body of type `T`.
 pub(crate) struct Json<T> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::error::{ApiError, ErrorResponse};
+use crate::http::error::{ApiError, ErrorResponse};
 
 /// The response of a healthy server.
 #[derive(Serialize, ToSchema)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::AppState;
 use super::auth::Caller;
-use super::error::ApiError;
+use crate::http::error::ApiError;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");

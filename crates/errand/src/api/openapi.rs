@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::error::{ErrorCode, ErrorResponse};
 use super::{Access, ROUTES, Route, health, v1};
+use crate::http::error::{ErrorCode, ErrorResponse};
 use errand_core::wire::{TestWebhookBody, WebhookBody};
 
 const ABOUT: &str = "A self-hosted service that runs AI assignments for other programs. Start a run over HTTP and continue with \

@@ -17,8 +17,8 @@ use url::form_urlencoded;
 use utoipa::IntoParams;
 
 use super::AppState;
-use super::error::ApiError;
 use super::hint;
+use crate::http::error::ApiError;
 
 /// Extractor for the query parameters of type `T`.
 pub(crate) struct Query<T>(pub(crate) T);

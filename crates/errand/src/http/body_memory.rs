@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use errand_core::limits::BODY_BYTES_MAX;
 use http::Extensions;
 
-use super::auth;
 use super::error::ApiError;
 use super::slots::Holder;
+use crate::api::auth;
 use crate::web::guard;
 
 /// The size of the part of each body that is free.

@@ -16,7 +16,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::error::{ApiError, ErrorCode};
-use super::{AppState, is_api};
+use super::is_api;
+use crate::api::AppState;
 
 /// The methods in the table of routes.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");

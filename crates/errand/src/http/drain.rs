@@ -22,9 +22,9 @@ use futures::{Stream, StreamExt as _};
 use http::Version;
 use http::header::{self, HeaderValue};
 
-use super::AppState;
 use super::body_pace::Pace;
 use super::error::{ApiError, ErrorCode};
+use crate::api::AppState;
 
 /// Maximum time for discarding. Part of the API contract.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);

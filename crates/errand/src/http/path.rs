@@ -10,8 +10,8 @@ use errand_core::id::{
 };
 use http::request::Parts;
 
-use super::AppState;
 use super::error::ApiError;
+use crate::api::AppState;
 
 /// Extractor for the ids of a path.
 pub(crate) struct Path<T>(pub(crate) T);

@@ -18,9 +18,9 @@ use errand_sandbox::{FileError, Root, Upload};
 use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 
-use super::AppState;
-use super::body::cut_off;
 use super::error::ApiError;
+use crate::api::AppState;
+use crate::api::body::cut_off;
 
 /// The size of the buffer that is written at once.
 const WRITE_BYTES: usize = 256 * 1024;

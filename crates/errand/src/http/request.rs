@@ -21,14 +21,15 @@ use tracing::Instrument as _;
 
 use super::error::{ApiError, ErrorCode, Reported, error_response};
 use super::host::BadHost;
-use super::{AppState, is_api, vary};
+use super::is_api;
+use crate::api::{AppState, vary};
 
 /// The header with the request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Maximum length of an id from a client.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
-/// The team of a request, put into the response by [`super::auth`] for the log.
+/// The team of a request, put into the response by [`crate::api::auth`] for the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfTeam(pub(crate) TeamId);
 

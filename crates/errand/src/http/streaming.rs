@@ -25,7 +25,7 @@ use http::header::{self, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::AppState;
-use crate::api::slots::{Holder, Slot};
+use crate::http::slots::{Holder, Slot};
 
 /// The size of the pieces in which an event is handed to the connection.
 const PIECE_BYTES: usize = 64 * 1024;

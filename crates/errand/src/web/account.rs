@@ -12,7 +12,7 @@ use super::guard::Person;
 use super::layout::{Section, page_with_status};
 use super::log_in::verify;
 use super::{Web, set_up, ui};
-use crate::api::error::{ApiError, ErrorCode};
+use crate::http::error::{ApiError, ErrorCode};
 use crate::password::PASSWORD_CHARS_MIN;
 
 pub(super) async fn show(person: Person, Params(params): Params) -> Response {

@@ -25,10 +25,10 @@ use super::form::{Fields, Form, OpenForm, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, text, ui};
-use crate::api::error::ApiError;
 use crate::api::v1::connections::{Transport, check_floors, check_settings, setup_of};
 use crate::api::v1::name::address_to_show;
 use crate::api::v1::sign_ins::{Brought, begin, finish};
+use crate::http::error::ApiError;
 
 const LIMIT: u32 = 25;
 /// Assignments that are searched for uses of a connection.

@@ -11,7 +11,7 @@ use maud::html;
 
 use super::guard::Person;
 use super::layout::{Section, lone_page, page_with_status};
-use crate::api::error::ApiError;
+use crate::http::error::ApiError;
 
 /// An error page that tells the person what is wrong.
 #[derive(Clone, Debug)]

@@ -275,6 +275,6 @@ async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, PageError> {
     let done = tokio::task::spawn_blocking(act).await;
-    let done = done.map_err(crate::api::error::ApiError::internal)?;
+    let done = done.map_err(crate::http::error::ApiError::internal)?;
     Ok(done?)
 }

@@ -11,9 +11,9 @@ use subtle::ConstantTimeEq as _;
 use super::failure::{Failure, PageError, told};
 use super::guard::Person;
 use super::ui;
-use crate::api::body_memory::Charge;
-use crate::api::error::ApiError;
-use crate::api::path::PathIds;
+use crate::http::body_memory::Charge;
+use crate::http::error::ApiError;
+use crate::http::path::PathIds;
 
 /// The field that contains the form's token.
 pub(super) const TOKEN_FIELD: &str = "form_token";

@@ -29,9 +29,9 @@ use sha2::{Digest as _, Sha256};
 use super::failure::Failure;
 use super::{Access, Page, Web, layout};
 use crate::api::AppState;
-use crate::api::error::{ApiError, ErrorCode};
-use crate::api::request::OfTeam;
-use crate::api::slots::Holder;
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::request::OfTeam;
+use crate::http::slots::Holder;
 use crate::secret_key::SetUpToken;
 
 /// Separates form tokens from other values derived from the session token.

@@ -16,7 +16,7 @@ use super::guard::{Person, open_session};
 use super::layout::lone_page;
 use super::set_up::{hash, private};
 use super::{Web, ui};
-use crate::api::error::ApiError;
+use crate::http::error::ApiError;
 use crate::password::PASSWORD_CHARS_MIN;
 use crate::secret_key::SetUpToken;
 

@@ -28,8 +28,8 @@ use super::guard::{Person, no_cookie, open_session};
 use super::layout::lone_page;
 use super::{Web, ui};
 use crate::api::auth::{address_behind, address_of, failed_so_far, refuse};
-use crate::api::error::{ApiError, ErrorCode};
-use crate::api::slots::{Holder, NoSlot};
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::slots::{Holder, NoSlot};
 use crate::password::{PASSWORD_BYTES_MAX, hash_password};
 
 /// Delay before a password check after many failed attempts.

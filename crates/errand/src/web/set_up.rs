@@ -16,7 +16,7 @@ use super::form::OpenForm;
 use super::guard::open_session;
 use super::layout::lone_page;
 use super::{Web, ui};
-use crate::api::error::ApiError;
+use crate::http::error::ApiError;
 use crate::password::{PASSWORD_CHARS_MIN, PasswordError, hash_password};
 use crate::secret_key::SetUpToken;
 

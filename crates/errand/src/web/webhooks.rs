@@ -16,8 +16,8 @@ use super::form::{Fields, Form, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, text, ui};
-use crate::api::error::ApiError;
 use crate::api::v1::name::{address_to_show, webhook_url};
+use crate::http::error::ApiError;
 use crate::secret_key::webhook_secret;
 
 /// Webhooks or deliveries per page.

@@ -417,7 +417,7 @@ fn each_error_code_has_a_page() {
 
 /// The words of the table from error to wire, as the program has it: the texts in `ErrorCode::parts`.
 fn error_codes() -> BTreeSet<String> {
-    let code = read("crates/errand/src/api/error.rs");
+    let code = read("crates/errand/src/http/error.rs");
     let table = code.split_once("pub fn parts(self)").unwrap().1;
     let table = table.split_once("\n    }\n").unwrap().0;
     let codes: BTreeSet<String> = table

@@ -19,10 +19,10 @@ use super::name::Name;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody, fields_of};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// An agent: a name with numbered builds.
 #[derive(Clone, Serialize, ToSchema)]

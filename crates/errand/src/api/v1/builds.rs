@@ -23,10 +23,10 @@ use super::name::Name;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, MaybeJson, RequestBody, absent_or_null};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// An immutable, numbered snapshot of an agent's configuration.
 #[derive(Clone, Serialize, ToSchema)]

@@ -28,10 +28,10 @@ use super::name::address_to_show;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
-use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// Maximum number of headers or environment variables of a connection.
 const VALUES_MAX: usize = 32;

@@ -18,10 +18,10 @@ use super::name::address_to_show;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// The delivery of one event to one address.
 #[derive(Serialize, ToSchema)]

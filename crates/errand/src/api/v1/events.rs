@@ -6,7 +6,7 @@
 //!   run has ended.
 //! - Events are always read from the store. The notifier only says that there are more.
 //! - The stream ends when its key becomes invalid, when the server stops, and when the client reads nothing for a
-//!   minute ([`crate::streaming`]). A client resumes from the last number that it received.
+//!   minute ([`crate::http::streaming`]). A client resumes from the last number that it received.
 //! - Events are read in pages of 256 KiB. A larger event is read alone, and only few of those are in memory at the same
 //!   time.
 
@@ -28,12 +28,12 @@ use utoipa::IntoParams;
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
-use crate::api::error::ApiError;
-use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
-use crate::api::slots::Holder;
-use crate::streaming::follow::{Follower, PageRead, Source};
-use crate::streaming::{Event, respond};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
+use crate::http::slots::Holder;
+use crate::http::streaming::follow::{Follower, PageRead, Source};
+use crate::http::streaming::{Event, respond};
 
 /// The size of a page of events.
 const PAGE: PageBounds = PageBounds {

@@ -23,12 +23,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
-use crate::api::compress::AsItIs;
-use crate::api::error::{ApiError, ErrorCode};
-use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
-use crate::api::range::{Part, asked_for, is_known};
-use crate::api::receive::blocking;
+use crate::http::compress::AsItIs;
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::path::Path;
+use crate::http::range::{Part, asked_for, is_known};
+use crate::http::receive::blocking;
 
 /// An entry of a directory.
 #[derive(Serialize, ToSchema)]
@@ -178,7 +178,7 @@ impl QueryParams for FilePath {
         (status = 200, description = "The file.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 206, description = "The range.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 304, description = "The client has the current version."),
-        (status = 416, description = "The range is outside the file.", body = crate::api::error::ErrorResponse),
+        (status = 416, description = "The range is outside the file.", body = crate::http::error::ErrorResponse),
     ))]
 pub(crate) async fn get_content(
     caller: Caller,

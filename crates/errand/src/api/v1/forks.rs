@@ -23,10 +23,10 @@ use super::runs::{RunResponse, render_started, unmarked_message};
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, replayed, response};
-use crate::api::path::Path;
-use crate::api::receive::blocking;
+use crate::http::error::ApiError;
+use crate::http::path::Path;
+use crate::http::receive::blocking;
 
 /// The request to fork a run.
 #[derive(Default, Deserialize, ToSchema)]

@@ -17,10 +17,10 @@ use uuid::Uuid;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// An open request, with its run.
 #[derive(Serialize, ToSchema)]

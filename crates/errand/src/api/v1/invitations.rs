@@ -17,11 +17,11 @@ use super::members::role;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
 use crate::api::outer::OuterUrl;
-use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 use crate::secret_key::SetUpToken;
 
 /// A valid invitation, without its link.

@@ -15,9 +15,9 @@ use super::runs::SOURCES;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody, whole};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::word;
+use crate::http::error::ApiError;
 
 /// Maximum number of runs in one call. A call is one transaction, for which other writes wait.
 const MANY_RUNS_MAX: u32 = 1000;

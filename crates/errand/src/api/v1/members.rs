@@ -17,10 +17,10 @@ use super::api_keys::ApiKeyBody;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
-use crate::api::error::{ApiError, ErrorCode};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query, word};
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::path::Path;
 
 const ROLES: [(&str, Role); 3] = [
     ("member", Role::Member),

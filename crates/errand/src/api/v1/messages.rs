@@ -15,10 +15,10 @@ use utoipa::{IntoParams, ToSchema};
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// A message to a run.
 #[derive(Deserialize, ToSchema)]

@@ -5,7 +5,7 @@ use errand_core::limits::NAME_CHARS_MAX;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::api::error::ApiError;
+use crate::http::error::ApiError;
 
 /// Maximum length of an address from a team. Servers commonly accept this much.
 const URL_BYTES_MAX: usize = 2_048;

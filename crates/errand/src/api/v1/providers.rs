@@ -15,9 +15,9 @@ use utoipa::ToSchema;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, response};
-use crate::api::path::{Path, ProviderName};
+use crate::http::error::ApiError;
+use crate::http::path::{Path, ProviderName};
 
 /// Maximum length of a key or an address.
 const TEXT_CHARS_MAX: usize = 2_000;

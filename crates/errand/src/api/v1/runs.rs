@@ -22,10 +22,10 @@ use super::providers::own_providers;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// The sources of runs, as names in the API and in the store.
 pub(crate) const SOURCES: [(&str, &str); 5] = [

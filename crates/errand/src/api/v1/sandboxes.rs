@@ -15,10 +15,10 @@ use super::files::charged;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
-use crate::api::path::Path;
-use crate::api::receive::blocking;
+use crate::http::error::ApiError;
+use crate::http::path::Path;
+use crate::http::receive::blocking;
 use errand_core::error_chain::error_chain;
 
 /// A new sandbox.

@@ -17,10 +17,10 @@ use uuid::Uuid;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
-use crate::api::path::{Path, SecretName};
 use crate::api::query::{ListPage, PageParams, Query};
+use crate::http::error::ApiError;
+use crate::http::path::{Path, SecretName};
 
 /// A secret, without its value.
 #[derive(Serialize, ToSchema)]

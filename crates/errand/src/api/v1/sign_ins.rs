@@ -14,11 +14,10 @@ use utoipa::{IntoParams, ToSchema};
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
-use crate::api::error::{ApiError, ErrorCode, ErrorResponse};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
 use crate::api::outer::OuterUrl;
-use crate::api::path::Path;
 use crate::api::v1::name::address_to_show;
+use crate::http::path::Path;
 
 /// The page for signing in.
 #[derive(Clone, Serialize, ToSchema)]

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
-use crate::api::error::ApiError;
 use crate::api::query::{Given, Query, QueryParams};
+use crate::http::error::ApiError;
 
 pub(crate) const SUMMARY_QUERY: &[&str] = &["since", "until"];
 

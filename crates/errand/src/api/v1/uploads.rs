@@ -29,14 +29,14 @@ use super::files::{open_root, root_of};
 use crate::api::AppState;
 use crate::api::auth::{Caller, address_of, refuse};
 use crate::api::body::{Json, RequestBody, content_length, refuse_compressed};
-use crate::api::error::{ApiError, ErrorCode};
 use crate::api::idempotency::{IdempotencyKey, rendered, replayed, response};
 use crate::api::outer::OuterUrl;
-use crate::api::path::{Path, PathIds};
 use crate::api::query::{Given, Query, QueryParams, check_names};
-use crate::api::receive::{Received, Spooled, receive};
-use crate::api::slots::Holder;
 use crate::api::upload_token::{Grant, sign, verify};
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::path::{Path, PathIds};
+use crate::http::receive::{Received, Spooled, receive};
+use crate::http::slots::Holder;
 
 /// Maximum size of a form apart from the file.
 const FORM_BYTES_MAX: u64 = 1024 * 1024;

@@ -21,9 +21,7 @@ use super::summary::Days;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
-use crate::api::error::{ApiError, ErrorCode};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 use crate::api::vary;
 

@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, replayed};
+use crate::http::error::ApiError;
 use crate::secret_key::webhook_secret;
 
 /// The signing secret, in the form that Standard Webhooks libraries accept.

@@ -19,10 +19,10 @@ use super::name::{address_to_show, webhook_url};
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody, absent_or_null};
-use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
-use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query, word};
+use crate::http::error::ApiError;
+use crate::http::path::Path;
 
 /// Maximum length of a description.
 const DESCRIPTION_CHARS_MAX: usize = 500;

@@ -19,7 +19,7 @@ use errand_store::PageBounds;
 
 use super::{Event, Events, LargeEvent};
 use crate::api::AppState;
-use crate::api::slots::Holder;
+use crate::http::slots::Holder;
 
 /// Interval for comments on a silent stream, and for checking the reader's permission. Part of the API contract.
 const COMMENT_EVERY_MS: u64 = 15_000;

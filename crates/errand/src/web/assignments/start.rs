@@ -17,9 +17,9 @@ use maud::{Markup, html};
 use serde_json::json;
 
 use super::overview;
-use crate::api::error::ApiError;
-use crate::api::receive::Spooled;
-use crate::api::slots::Holder;
+use crate::http::error::ApiError;
+use crate::http::receive::Spooled;
+use crate::http::slots::Holder;
 use crate::web::failure::{PageError, Shown, told};
 use crate::web::form::{Path, TOKEN_FIELD, check_token};
 use crate::web::guard::Visitor;

@@ -3,7 +3,7 @@
 //! Guarantees: the stream sends every entry after the position that the page names, in order. The ID of an event is its
 //! position, so a lost connection continues where it stopped. The notifier only says that there is more. The stream
 //! ends when the run has ended and everything is sent, when the session is no longer valid, when the server shuts down,
-//! and when the browser reads nothing for a minute ([`crate::streaming`]). Entries are read in parts of 256 KiB; a
+//! and when the browser reads nothing for a minute ([`crate::http::streaming`]). Entries are read in parts of 256 KiB; a
 //! larger one is read alone, while few others like it are in memory.
 
 use std::collections::VecDeque;
@@ -19,9 +19,9 @@ use maud::{Markup, html};
 use super::transcript::{self, Calls, Context};
 use super::{PART, actions, hint_of, open_request, people_of, side, state};
 use crate::api::AppState;
-use crate::api::slots::Holder;
-use crate::streaming::follow::{Follower, PageRead, Source};
-use crate::streaming::{Event, respond};
+use crate::http::slots::Holder;
+use crate::http::streaming::follow::{Follower, PageRead, Source};
+use crate::http::streaming::{Event, respond};
 use crate::web::card::{CardContext, CardData};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};

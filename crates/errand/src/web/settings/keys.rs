@@ -12,7 +12,7 @@ use errand_store::{NewApiKey, Once};
 use http::Method;
 use maud::{Markup, html};
 
-use crate::api::error::ApiError;
+use crate::http::error::ApiError;
 use crate::secret_key::ApiKeySecret;
 use crate::web::failure::Shown;
 use crate::web::form::{Fields, Form, Params, Path};

@@ -7,8 +7,8 @@ use errand_store::model::ProviderRow;
 use errand_store::{Once, UsageKey, UsageLine, UsageQuery};
 use maud::{Markup, html};
 
-use crate::api::path::{PathIds as _, ProviderName};
 use crate::api::v1::providers::{PutProviderRequest, checked_provider};
+use crate::http::path::{PathIds as _, ProviderName};
 use crate::web::failure::{Shown, sentence};
 use crate::web::form::{Fields, Form};
 use crate::web::guard::Visitor;

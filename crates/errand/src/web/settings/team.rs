@@ -14,7 +14,7 @@ use errand_store::{Invitation, Member, NewInvitation, OfMember, Once};
 use http::Method;
 use maud::{Markup, html};
 
-use crate::api::error::ApiError;
+use crate::http::error::ApiError;
 use crate::secret_key::SetUpToken;
 use crate::web::failure::{PageError, Shown, told};
 use crate::web::form::{Fields, Form, Params, Path};
