@@ -4,15 +4,15 @@
 //!
 //! - [`ROUTES`] is the only table of endpoints. The router is built from it, tests iterate over it, and the OpenAPI
 //!   document is compared with it.
-//! - What applies to all requests is done once, in this order from the outside: id and log ([`request`]), panics,
-//!   discarding unread bodies ([`drain`]), API key and rate limit ([`auth`]). Then the handlers' extractors check
-//!   permission, query and body. A handler calls one operation of the store and converts the result.
+//! - What applies to all requests is done once, in this order from the outside: the layers that the pages have too
+//!   ([`layered`]), API key and rate limit ([`auth`]). Then the handlers' extractors check permission, query and body. A
+//!   handler calls one operation of the store or one use case, and converts the result.
 //!
 //! # Non-goals
 //!
 //! Decisions about runs (`errand-core`), and storage (`errand-store`).
 
-pub(crate) mod auth;
+mod auth;
 mod body;
 mod exact;
 mod health;
@@ -22,262 +22,25 @@ mod openapi;
 mod outer;
 mod page;
 mod query;
-mod readiness;
 mod upload_token;
-pub(crate) mod v1;
-mod vary;
+mod v1;
 
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
-use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-
 use axum::Extension;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
-use bytes::Bytes;
-use errand_core::id::{ApiKeyId, IdGen, TeamId};
 use errand_core::role::Permission;
-use errand_engine::EngineContext;
-use errand_engine::clock::Clock;
-use errand_engine::connect::Connections;
-use errand_engine::deltas::Deltas;
-use errand_engine::model::Models;
-use errand_engine::sandboxes::Sandboxes;
-use errand_engine::tool::Tools;
-use errand_store::Store;
 use http::{HeaderValue, Method};
-use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::config::{Config, TrustedProxies, UnknownFields};
-use crate::http::body_memory::BodyMemory;
-use crate::http::cors::AllowedOrigins;
 use crate::http::error::ApiError;
-use crate::http::limiter::Limiter;
-use crate::http::slots::{Holder, NoSlot, Slot, Slots};
-use crate::http::streaming::LargeEvents;
-use crate::http::{compress, cors, drain, is_api, request};
-use readiness::Readiness;
-pub(crate) use v1::providers::own_providers;
-
-/// The settings that the API uses.
-#[derive(Clone, Debug)]
-pub struct ApiSettings {
-    /// The public address of the server, without a trailing slash.
-    pub public_url: String,
-    /// Whether the operator set the address. Otherwise it is the address on which the server listens.
-    pub has_public_url: bool,
-    /// The origins whose scripts may call the API.
-    pub allowed_origins: AllowedOrigins,
-    /// Whether unknown fields and query parameters are refused.
-    pub unknown_fields_refused: bool,
-    /// Requests per minute of one key; at least 1.
-    pub requests_per_minute: u32,
-    /// Failed authentications per minute of one address; at least 1.
-    pub failed_auth_per_minute: u32,
-    /// The proxies whose `x-forwarded-for` header is trusted.
-    pub trusted_proxies: TrustedProxies,
-    pub direct_upload_bytes_max: u64,
-    pub url_upload_bytes_max: u64,
-    /// The validity of an upload URL, in seconds.
-    pub url_ttl_s: u64,
-    /// The lifetime of a sandbox after its last use, in milliseconds.
-    pub sandbox_ttl_ms: u64,
-    /// Whether webhooks may go to private networks.
-    pub allow_private_networks: bool,
-    /// The time after which a body without new bytes ends.
-    pub idle_timeout: Duration,
-    /// The time after which a stream ends whose client reads nothing.
-    pub unread_timeout: Duration,
-    /// Maximum number of concurrent uploads of one key or person; at least 1.
-    pub uploads_per_key: u32,
-    /// Maximum number of concurrent uploads to one upload URL; at least 1.
-    pub uploads_per_url: u32,
-    /// Maximum number of concurrent uploads in total; at least 1.
-    pub uploads_max: u32,
-    /// Maximum number of concurrent event streams of one key or person; at least 1.
-    pub streams_per_key: u32,
-}
-
-impl ApiSettings {
-    /// Extracts the settings. `public_url`: without a trailing slash.
-    #[must_use]
-    pub fn of(config: &Config, public_url: &str) -> Self {
-        Self {
-            public_url: public_url.to_owned(),
-            has_public_url: config.server.public_url.is_some(),
-            allowed_origins: AllowedOrigins::new(config.api.allowed_origins.iter().cloned()),
-            unknown_fields_refused: config.api.unknown_fields == UnknownFields::Refuse,
-            requests_per_minute: config.rate_limit.requests_per_minute,
-            failed_auth_per_minute: config.rate_limit.failed_authentications_per_minute,
-            trusted_proxies: config.server.trusted_proxies.clone(),
-            direct_upload_bytes_max: config.uploads.direct_bytes_max,
-            url_upload_bytes_max: config.uploads.url_bytes_max,
-            url_ttl_s: config.uploads.url_ttl.as_secs(),
-            sandbox_ttl_ms: u64::try_from(config.sandbox.ttl.as_millis()).unwrap_or(u64::MAX),
-            allow_private_networks: config.webhooks.allow_private_networks,
-            idle_timeout: config.server.idle_timeout,
-            unread_timeout: config.server.unread_timeout,
-            uploads_per_key: config.uploads.concurrent_per_key,
-            uploads_per_url: config.uploads.concurrent_per_url,
-            uploads_max: config.uploads.concurrent_max,
-            streams_per_key: config.api.event_streams_per_key,
-        }
-    }
-}
-
-/// The `retry-after` of a client that found no free slot, in seconds.
-const RETRY_SLOT_S: u64 = 5;
-
-/// The state that handlers share. Cheap to clone.
-#[derive(Clone)]
-pub struct AppState(Arc<Inner>);
-
-/// The fields of an [`AppState`].
-pub struct Inner {
-    pub store: Store,
-    pub ids: Arc<IdGen>,
-    pub clock: Clock,
-    /// The sandboxes on disk.
-    pub sandboxes: Sandboxes,
-    /// The models that builds can use.
-    pub models: Models,
-    /// The text of models while it is streamed.
-    pub deltas: Deltas,
-    /// The built-in tools.
-    pub tools: Tools,
-    /// The MCP servers whose tools builds can use.
-    pub connections: Connections,
-    /// Canceled when the server begins to stop.
-    pub draining: CancellationToken,
-    pub settings: ApiSettings,
-    upload_key: [u8; 32],
-    limits: Limits,
-    document: OnceLock<Bytes>,
-    document_page: OnceLock<Bytes>,
-    readiness: Readiness,
-    pub(crate) large_events: LargeEvents,
-    body_memory: BodyMemory,
-}
-
-struct Limits {
-    by_key: Limiter<ApiKeyId>,
-    by_address: Limiter<IpAddr>,
-    uploads: Slots,
-    streams: Slots,
-}
-
-impl AppState {
-    /// `upload_key` signs upload URLs. It must be the same after a restart.
-    #[must_use]
-    pub fn new(context: EngineContext, upload_key: [u8; 32], settings: ApiSettings) -> Self {
-        let limits = Limits {
-            by_key: Limiter::new(settings.requests_per_minute),
-            by_address: Limiter::new(settings.failed_auth_per_minute),
-            uploads: Slots::default(),
-            streams: Slots::default(),
-        };
-        let (document, document_page) = (OnceLock::new(), OnceLock::new());
-        let EngineContext {
-            store,
-            ids,
-            clock,
-            sandboxes,
-            parsers: _,
-            models,
-            deltas,
-            tools,
-            connections,
-            draining,
-            post: _,
-        } = context;
-        Self(Arc::new(Inner {
-            store,
-            ids,
-            clock,
-            sandboxes,
-            models,
-            deltas,
-            tools,
-            connections,
-            draining,
-            settings,
-            upload_key,
-            limits,
-            document,
-            document_page,
-            readiness: Readiness::default(),
-            large_events: LargeEvents::default(),
-            body_memory: BodyMemory::default(),
-        }))
-    }
-}
-
-impl AppState {
-    /// Takes a slot for an upload. `by`: the key, person or upload URL.
-    pub(crate) fn begin_upload(&self, team: TeamId, by: Holder) -> Result<Slot, ApiError> {
-        let settings = &self.settings;
-        let by_max = match by {
-            Holder::Url(_) => settings.uploads_per_url,
-            _ => settings.uploads_per_key,
-        };
-        let team_max = settings.uploads_max.div_ceil(2);
-        let holders = [
-            (by, by_max as usize),
-            (Holder::Team(team), team_max as usize),
-        ];
-        let taken = self
-            .limits
-            .uploads
-            .take(&holders, settings.uploads_max as usize);
-        taken.map_err(|full| {
-            let (whose, max) = match full {
-                NoSlot::Holder(Holder::Url(_)) => ("to this upload URL", by_max),
-                NoSlot::Holder(Holder::Key(_)) => ("of this key", by_max),
-                NoSlot::Holder(Holder::Team(_)) => ("of this team", team_max),
-                NoSlot::Holder(_) => ("of yours", by_max),
-                NoSlot::Total => {
-                    return ApiError::unavailable(
-                        "the server has reached its limit of concurrent uploads: try again in a moment",
-                    );
-                }
-            };
-            let message = format!("{max} uploads {whose} are in progress, which is the limit: wait until one has ended");
-            ApiError::rate_limited(message, RETRY_SLOT_S)
-        })
-    }
-
-    /// Takes a slot for an event stream. `by`: the key or person.
-    pub(crate) fn begin_stream(&self, by: Holder) -> Result<Slot, ApiError> {
-        let max = self.settings.streams_per_key;
-        let taken = self.limits.streams.take(&[(by, max as usize)], usize::MAX);
-        taken.map_err(|_| {
-            let whose = match by {
-                Holder::Person(_) => "you have",
-                _ => "this key has",
-            };
-            let message =
-                format!("{whose} {max} open event streams, which is the limit: close one");
-            ApiError::rate_limited(message, RETRY_SLOT_S)
-        })
-    }
-}
-
-impl Deref for AppState {
-    type Target = Inner;
-
-    fn deref(&self) -> &Inner {
-        &self.0
-    }
-}
+use crate::http::{cors, layered};
+use crate::state::AppState;
 
 /// The condition for calling a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -454,9 +217,8 @@ fn is_public(path: &str) -> bool {
         .any(|route| route.path == path && route.access == Access::Public)
 }
 
-/// The router with all routes of the table. Other routers may be merged into it; [`layered`] gives both the same
-/// layers.
-pub fn router(state: AppState) -> Router {
+/// The router with all routes of the table. Other routers may be merged into it.
+pub(crate) fn router(state: AppState) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
         router = router.route(route.path, (route.handler)().route_layer(Extension(route)));
@@ -468,28 +230,13 @@ pub fn router(state: AppState) -> Router {
         .fallback(async || ApiError::no_endpoint())
         .layer(
             ServiceBuilder::new()
-                .layer(from_fn_with_state(state.clone(), cors::middleware))
+                .layer(from_fn_with_state(
+                    state.settings.allowed_origins.clone(),
+                    cors::middleware,
+                ))
                 .layer(from_fn_with_state(state.clone(), auth::middleware)),
         );
-    layered(router.with_state(state.clone()), &state)
-}
-
-/// Adds the layers that apply to every request: id, log line, error bodies, panics as 500, discarding unread bodies,
-/// compression.
-pub fn layered(router: Router, state: &AppState) -> Router {
-    // One stack, from the outermost layer inward. `Router::layer` boxes every route once for each call, and each
-    // middleware clones the boxes below it for each request: with separate calls, that grows with the square of the
-    // number of layers.
-    router.layer(
-        ServiceBuilder::new()
-            .layer(from_fn_with_state(state.clone(), request::middleware))
-            .layer(CatchPanicLayer::custom(request::of_panic))
-            .layer(from_fn(compress::before))
-            .layer(compress::layer())
-            .layer(from_fn_with_state(state.clone(), drain::middleware))
-            // Each extractor of a body enforces its own limit.
-            .layer(DefaultBodyLimit::disable()),
-    )
+    layered(router.with_state(state.clone()), &state.layers)
 }
 
 /// The response before the store is open.

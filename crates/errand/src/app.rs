@@ -38,12 +38,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::api::{self, ApiSettings, AppState};
+use crate::api;
 use crate::config::{Config, ServerConfig, TlsConfig};
 use crate::isolation::{Isolation, OWN_PROGRAM};
 use crate::listener::serve::Handle;
 use crate::listener::{Connections, CountingAcceptor, connections_max, serve as listening};
 use crate::metrics::{Metrics, MetricsServer};
+use crate::state::{AppSettings, AppState};
 use crate::unread::UnreadAcceptor;
 
 use stand_in::StandIn;
@@ -241,7 +242,12 @@ impl App {
                 MetricsServer::start(listener, Metrics::new(store.clone(), clock, places))
             })
             .transpose()?;
-        let state = AppState::new(context, upload_key, ApiSettings::of(&config, &url));
+        let state = AppState::new(
+            context,
+            upload_key,
+            AppSettings::of(&config, &url),
+            crate::web::PAGES_ELSEWHERE,
+        );
         let router = api::router(state.clone()).merge(crate::web::router(&state));
         front.ready(router.clone());
         let poisoned = store.poisoned();

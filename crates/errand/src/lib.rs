@@ -17,6 +17,8 @@ pub mod metrics;
 pub mod password;
 pub mod root_image;
 pub mod secret_key;
+mod state;
 mod unread;
+mod usecase;
 mod watch;
 pub mod web;

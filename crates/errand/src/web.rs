@@ -53,14 +53,20 @@ use errand_core::role::Permission;
 use http::{Method, Uri};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::api::{self, AppState};
 use crate::http::error::ApiError;
+use crate::http::layered;
 use crate::http::limiter::Limiter;
+use crate::http::pages::Pages;
 use crate::http::slots::Slots;
+use crate::state::AppState;
 use permits::Permits;
 
-pub(crate) use guard::user_of;
-pub(crate) use layout::{confirm_sign_in_page, error_page, signed_in_page};
+/// The pages that browsers see although they are in no table, with the layout of all pages.
+pub(crate) const PAGES_ELSEWHERE: Pages = Pages {
+    error: layout::error_page,
+    signed_in: layout::signed_in_page,
+    confirm_sign_in: layout::confirm_sign_in_page,
+};
 
 /// Maximum size in bytes of a form with files, in total. Each field has its own limit.
 const UPLOAD_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -297,7 +303,7 @@ const fn page(
 }
 
 /// The router of all pages, with their middleware.
-pub fn router(state: &AppState) -> Router {
+pub(crate) fn router(state: &AppState) -> Router {
     let web = Web::new(state.clone());
     let mut router = Router::new();
     for page in PAGES {
@@ -315,7 +321,7 @@ pub fn router(state: &AppState) -> Router {
         .layer(DefaultBodyLimit::max(form::BYTES_MAX))
         .layer(from_fn(layout::headers))
         .with_state(web);
-    api::layered(router, state)
+    layered(router, &state.layers)
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@
 //!
 //! A refusal of a key never says why. Failed authentications are counted by address (IPv6: by /64 prefix).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use errand_core::author::{By, UsedKey};
+use errand_core::error_chain::error_chain;
 use errand_core::id::{ApiKeyId, TeamId, UserId};
 use errand_core::role::{Permission, Role};
 use errand_core::time::Timestamp;
@@ -24,14 +25,16 @@ use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
-use super::{Access, AppState, Route, is_public, query};
+use super::{Access, Route, is_public, query};
+use crate::http::body_memory::BodyOwner;
+use crate::http::client_address::address_of;
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::is_api;
 use crate::http::limiter::Verdict;
 use crate::http::request::OfTeam;
 use crate::http::slots::Holder;
 use crate::secret_key::ApiKeySecret;
-use errand_core::error_chain::error_chain;
+use crate::state::AppState;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -42,12 +45,6 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 struct Authenticated {
     caller: errand_store::model::Caller,
     key_hash: [u8; 32],
-}
-
-/// The API key and the team to which the memory for the request's body is charged. `None` without a valid key.
-pub(super) fn holders(extensions: &http::Extensions) -> Option<(Holder, Option<TeamId>)> {
-    let caller = &extensions.get::<Authenticated>()?.caller;
-    Some((Holder::Key(caller.api_key), Some(caller.team)))
 }
 
 /// The layer around all routes under `/v1`.
@@ -78,23 +75,28 @@ pub(crate) async fn middleware(
             return ApiError::unauthorized().into_response();
         }
         Ok(None) => {
-            return refuse(
-                &app,
-                request.headers(),
-                peer(&request),
-                now,
-                ApiError::unauthorized(),
-            )
-            .into_response();
+            return app
+                .failed_authentications
+                .refuse(
+                    request.headers(),
+                    peer(&request),
+                    now,
+                    ApiError::unauthorized(),
+                )
+                .into_response();
         }
         Err(error) => return error.into_response(),
     };
     let (team, key) = (authenticated.caller.team, authenticated.caller.api_key);
-    let verdict = app.limits.by_key.count(key, now);
+    let verdict = app.requests_by_key.count(key, now);
     let mut response = if verdict.allowed {
         if verdict.is_first {
             note_use(&app, key, now).await;
         }
+        request.extensions_mut().insert(BodyOwner {
+            holder: Holder::Key(key),
+            team: Some(team),
+        });
         request.extensions_mut().insert(authenticated);
         next.run(request).await
     } else {
@@ -135,70 +137,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// Counts a failed authentication. Returns `refusal`, or 429 if the address has failed too often.
-pub(crate) fn refuse(
-    app: &AppState,
-    headers: &HeaderMap,
-    peer: IpAddr,
-    now: Timestamp,
-    refusal: ApiError,
-) -> ApiError {
-    let verdict = app
-        .limits
-        .by_address
-        .count(address_behind(app, headers, peer), now);
-    if verdict.allowed {
-        return refusal;
-    }
-    let message = format!(
-        "too many failed authentications from this address: wait {} s",
-        verdict.retry_after_s
-    );
-    ApiError::rate_limited(message, verdict.retry_after_s)
-}
-
-/// The number of failed authentications of an address in this window, and whether another one is permitted.
-pub(crate) fn failed_so_far(
-    app: &AppState,
-    headers: &HeaderMap,
-    peer: IpAddr,
-    now: Timestamp,
-) -> (u32, bool) {
-    let address = address_behind(app, headers, peer);
-    app.limits.by_address.so_far(&address, now)
-}
-
-/// The client's address (behind trusted proxies), reduced to the part by which attempts are counted.
-pub(crate) fn address_behind(app: &AppState, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-    let proxies = &app.settings.trusted_proxies;
-    limited_address(proxies.client(peer, &forwarded_for(headers)))
-}
-
 /// The address at the other end of the connection. Calls within the process have none.
 fn peer(request: &Request) -> IpAddr {
     address_of(request.extensions().get::<ConnectInfo<SocketAddr>>())
-}
-
-pub(crate) fn address_of(info: Option<&ConnectInfo<SocketAddr>>) -> IpAddr {
-    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
-}
-
-fn forwarded_for(headers: &HeaderMap) -> String {
-    let values = headers.get_all("x-forwarded-for").iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
-/// A client with one IPv6 address usually controls its whole /64 network, so the network is counted.
-fn limited_address(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
-            address.to_bits() & !u128::from(u64::MAX),
-        )),
-    }
 }
 
 /// Stores `last_used_at`, at most once per window. A failure is only logged, because it must not fail the request.
@@ -323,14 +264,5 @@ mod tests {
         assert_eq!(bearer(&headers(&["Bearer"])), None);
         assert_eq!(bearer(&headers(&[])), None);
         assert_eq!(bearer(&headers(&["Bearer abc", "Bearer abc"])), None);
-    }
-
-    #[test]
-    fn neighbors_in_a_64_count_as_one() {
-        let limited = |text: &str| limited_address(text.parse().unwrap());
-        assert_eq!(limited("2001:db8::1"), limited("2001:db8::ffff:1"));
-        assert_ne!(limited("2001:db8::1"), limited("2001:db8:0:1::1"));
-        assert_ne!(limited("192.0.2.1"), limited("192.0.2.2"));
-        assert_eq!(limited("::ffff:192.0.2.1"), limited("192.0.2.1"));
     }
 }

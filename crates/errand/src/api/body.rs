@@ -20,10 +20,11 @@ use http::request::Parts;
 use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use sha2::{Digest as _, Sha256};
 
-use super::AppState;
 use super::{exact, hint};
+use crate::http::bodies::{content_length, cut_off, refuse_compressed};
 use crate::http::body_memory::{Charge, FREE_BYTES};
 use crate::http::error::ApiError;
+use crate::state::AppState;
 
 /// Extractor for a body of type `T`.
 pub(crate) struct Json<T> {
@@ -121,28 +122,6 @@ fn names_a_field<T: RequestBody>(text: &[u8]) -> bool {
     })
 }
 
-/// Refuses a compressed body.
-pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
-    let encodings = headers.get_all(header::CONTENT_ENCODING);
-    let is_plain = |value: &http::HeaderValue| {
-        value
-            .to_str()
-            .is_ok_and(|text| text.trim().eq_ignore_ascii_case("identity"))
-    };
-    match encodings.iter().find(|value| !is_plain(value)) {
-        None => Ok(()),
-        Some(value) => {
-            let shown: String = String::from_utf8_lossy(value.as_bytes())
-                .chars()
-                .take(40)
-                .collect();
-            Err(ApiError::unsupported(format!(
-                "content-encoding: {shown:?} is not supported: send the body uncompressed, without this header"
-            )))
-        }
-    }
-}
-
 /// The bytes after a byte order mark, which some tools put first.
 fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
@@ -164,23 +143,6 @@ impl FromRequest<AppState> for NoBody {
             sha256: Sha256::digest(&bytes).into(),
         })
     }
-}
-
-/// The declared length of the body.
-pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
-}
-
-/// The error for a body that broke off. The client has gone, so only the log receives it.
-pub(crate) fn cut_off(error: &axum::Error) -> ApiError {
-    ApiError::bad_request(format!(
-        "the body ended early or could not be read: {error}"
-    ))
 }
 
 async fn read(parts: &Parts, body: Body) -> Result<(Vec<u8>, Charge), ApiError> {

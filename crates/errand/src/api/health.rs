@@ -5,8 +5,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::AppState;
 use crate::http::error::{ApiError, ErrorResponse};
+use crate::state::AppState;
 
 /// The response of a healthy server.
 #[derive(Serialize, ToSchema)]

@@ -11,9 +11,9 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
-use super::AppState;
 use super::auth::Caller;
 use crate::http::error::ApiError;
+use crate::state::AppState;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");

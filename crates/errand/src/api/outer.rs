@@ -11,7 +11,7 @@ use http::header;
 use http::request::Parts;
 use url::Url;
 
-use super::AppState;
+use crate::state::AppState;
 
 /// The base address, without a trailing slash.
 pub(crate) struct OuterUrl(pub(crate) String);

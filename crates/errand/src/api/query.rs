@@ -16,9 +16,9 @@ use http::request::Parts;
 use url::form_urlencoded;
 use utoipa::IntoParams;
 
-use super::AppState;
 use super::hint;
 use crate::http::error::ApiError;
+use crate::state::AppState;
 
 /// Extractor for the query parameters of type `T`.
 pub(crate) struct Query<T>(pub(crate) T);

@@ -7,18 +7,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::response::Html;
+use bytes::Bytes;
 use errand_core::id::IdGen;
 use errand_core::time::Timestamp;
+use errand_engine::EngineContext;
+use errand_engine::clock::Clock;
+use errand_engine::connect::Connections;
+use errand_engine::model::Models;
 use errand_engine::net::{Bounds, Guard};
+use errand_engine::sandboxes::Sandboxes;
 use errand_store::seal::MasterKey;
-use errand_store::{Bootstrap, NewApiKey, Once, OpenOptions};
+use errand_store::{Bootstrap, NewApiKey, Once, OpenOptions, Store};
 use futures::StreamExt as _;
 use http::{Request, StatusCode, header};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::config::Config;
+use crate::http::pages::Pages;
 use crate::secret_key::ApiKeySecret;
+use crate::state::AppSettings;
+
+/// Pages without the layout of the web interface.
+const PLAIN_PAGES: Pages = Pages {
+    error: |status, message| (status, Html(message.to_owned())).into_response(),
+    signed_in: || Html("signed in").into_response(),
+    confirm_sign_in: |_| Html("confirm").into_response(),
+};
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -53,7 +71,7 @@ impl Fixture {
         Self::with(|_| {}).await
     }
 
-    async fn with(set: impl FnOnce(&mut ApiSettings)) -> Self {
+    async fn with(set: impl FnOnce(&mut AppSettings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now = Timestamp::from_millis(1_795_426_200_000);
         let ids = Arc::new(IdGen::new([1; 32]));
@@ -92,7 +110,7 @@ impl Fixture {
             .create_api_key(new, Once::not_recorded())
             .await
             .unwrap();
-        let mut settings = ApiSettings::of(&Config::default(), "http://errand.example");
+        let mut settings = AppSettings::of(&Config::default(), "http://errand.example");
         set(&mut settings);
         let clock = Clock::manual(now);
         let post = Guard::webhooks(false).client(Bounds::WEBHOOK);
@@ -109,12 +127,12 @@ impl Fixture {
             post: Arc::new(post.unwrap()),
             draining: CancellationToken::new(),
         };
-        let app = AppState::new(context, [9; 32], settings);
+        let app = AppState::new(context, [9; 32], settings, PLAIN_PAGES);
         let boom = Router::new().route(
             "/boom",
             get(async || -> &'static str { panic!("on purpose") }),
         );
-        let router = router(app.clone()).merge(layered(boom, &app));
+        let router = router(app.clone()).merge(layered(boom, &app.layers));
         Self {
             _dir: dir,
             app,

@@ -15,13 +15,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use errand_core::id::TeamId;
 use errand_core::limits::BODY_BYTES_MAX;
 use http::Extensions;
 
 use super::error::ApiError;
 use super::slots::Holder;
-use crate::api::auth;
-use crate::web::guard;
 
 /// The size of the part of each body that is free.
 pub(crate) const FREE_BYTES: usize = 64 * 1024;
@@ -33,6 +32,14 @@ const TEAM_BYTES_MAX: usize = 2 * HOLDER_BYTES_MAX;
 const TOTAL_BYTES_MAX: usize = 2 * TEAM_BYTES_MAX;
 /// The `retry-after` of a refusal, in seconds.
 const RETRY_AFTER_S: u64 = 1;
+
+/// The sender of a request, put into its extensions by the layer that authenticates.
+#[derive(Clone, Copy)]
+pub(crate) struct BodyOwner {
+    /// The API key or person.
+    pub(crate) holder: Holder,
+    pub(crate) team: Option<TeamId>,
+}
 
 /// Counts the bytes of all bodies of the server. Cheap to clone.
 #[derive(Clone, Default)]
@@ -58,8 +65,8 @@ impl Charge {
     /// in `extensions`; without the latter, the body is counted by itself.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         let memory = extensions.get::<BodyMemory>().cloned().unwrap_or_default();
-        let holders = auth::holders(extensions).or_else(|| guard::holders(extensions));
-        let holders = holders.map_or_else(Vec::new, |(holder, team)| {
+        let owner = extensions.get::<BodyOwner>().copied();
+        let holders = owner.map_or_else(Vec::new, |BodyOwner { holder, team }| {
             let own = (holder, HOLDER_BYTES_MAX);
             let team = team.map(|team| (Holder::Team(team), TEAM_BYTES_MAX));
             std::iter::once(own).chain(team).collect()

@@ -8,6 +8,7 @@
 //! - Cookies are never allowed: an API key is the only way to authenticate.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -17,7 +18,6 @@ use http::{Method, StatusCode};
 
 use super::error::{ApiError, ErrorCode};
 use super::is_api;
-use crate::api::AppState;
 
 /// The methods in the table of routes.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
@@ -35,13 +35,12 @@ const MAX_AGE_S: HeaderValue = HeaderValue::from_static("600");
 
 /// The origins whose scripts may call the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowedOrigins(BTreeSet<String>);
+pub(crate) struct AllowedOrigins(Arc<BTreeSet<String>>);
 
 impl AllowedOrigins {
     /// From the setting: origins such as `https://app.example.com`, with an optional port, or `*` for all.
-    #[must_use]
-    pub fn new(origins: impl IntoIterator<Item = String>) -> Self {
-        Self(origins.into_iter().collect())
+    pub(crate) fn new(origins: impl IntoIterator<Item = String>) -> Self {
+        Self(Arc::new(origins.into_iter().collect()))
     }
 
     fn allow(&self, origin: &HeaderValue) -> bool {
@@ -54,11 +53,10 @@ impl AllowedOrigins {
 
 /// The layer around all routes of the API.
 pub(crate) async fn middleware(
-    State(app): State<AppState>,
+    State(origins): State<AllowedOrigins>,
     request: Request,
     next: Next,
 ) -> Response {
-    let origins = &app.settings.allowed_origins;
     if origins.0.is_empty() || !is_api(request.uri().path()) {
         return next.run(request).await;
     }

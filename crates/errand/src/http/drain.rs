@@ -22,16 +22,33 @@ use futures::{Stream, StreamExt as _};
 use http::Version;
 use http::header::{self, HeaderValue};
 
+use super::body_memory::BodyMemory;
 use super::body_pace::Pace;
 use super::error::{ApiError, ErrorCode};
-use crate::api::AppState;
 
 /// Maximum time for discarding. Part of the API contract.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// The state that the bodies of all requests share.
+#[derive(Clone)]
+pub(super) struct Bodies {
+    memory: BodyMemory,
+    /// The time after which a body without new bytes ends.
+    idle_timeout: Duration,
+}
+
+impl Bodies {
+    pub(super) fn new(idle_timeout: Duration) -> Self {
+        Self {
+            memory: BodyMemory::default(),
+            idle_timeout,
+        }
+    }
+}
+
 /// The layer: discards the rest of the body after the handler has responded.
-pub(crate) async fn middleware(
-    State(app): State<AppState>,
+pub(super) async fn middleware(
+    State(bodies): State<Bodies>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -39,7 +56,7 @@ pub(crate) async fn middleware(
         return next.run(request).await;
     }
     let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(app.body_memory.clone());
+    parts.extensions.insert(bodies.memory);
     let waits = parts
         .headers
         .get(header::EXPECT)
@@ -49,7 +66,7 @@ pub(crate) async fn middleware(
     let held = Held {
         stream: Some(body.into_data_stream()),
         was_polled: false,
-        pace: Pace::new(app.settings.idle_timeout),
+        pace: Pace::new(bodies.idle_timeout),
         left: left.clone(),
     };
     let response = next

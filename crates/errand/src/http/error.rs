@@ -17,7 +17,10 @@ use errand_store::StoreError;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 use utoipa::ToSchema;
+
+use crate::usecase::UseCaseError;
 
 /// The body of every response with a status of 400 or above.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -323,6 +326,24 @@ impl From<FileError> for ApiError {
             ),
             FileError::UploadBroken { .. } | FileError::Io { .. } => Self::internal(error),
         }
+    }
+}
+
+impl From<UseCaseError> for ApiError {
+    fn from(error: UseCaseError) -> Self {
+        match error {
+            UseCaseError::Invalid { field, message } => Self::invalid(&field, message),
+            UseCaseError::Refused(message) => Self::bad_request(message),
+            UseCaseError::Store(error) => error.into(),
+            UseCaseError::File(error) => error.into(),
+            UseCaseError::Internal(source) => Self::internal(source),
+        }
+    }
+}
+
+impl From<JoinError> for ApiError {
+    fn from(error: JoinError) -> Self {
+        Self::internal(error)
     }
 }
 

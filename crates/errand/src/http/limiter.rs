@@ -8,7 +8,7 @@
 //!
 //! # Non-goals
 //!
-//! Deciding what is counted and refused (see [`crate::api::auth`]), and persistence: a restart clears all windows.
+//! Deciding what is counted and refused, and persistence: a restart clears all windows.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -11,7 +11,6 @@ use errand_core::id::{
 use http::request::Parts;
 
 use super::error::ApiError;
-use crate::api::AppState;
 
 /// Extractor for the ids of a path.
 pub(crate) struct Path<T>(pub(crate) T);
@@ -25,11 +24,11 @@ pub(crate) trait PathIds: Sized {
     fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError>;
 }
 
-impl<T: PathIds> FromRequestParts<AppState> for Path<T> {
+impl<T: PathIds, S: Send + Sync> FromRequestParts<S> for Path<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
-        let params = RawPathParams::from_request_parts(parts, app)
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, state)
             .await
             .map_err(|_| ApiError::not_found())?;
         let part = |name: &str| {

@@ -14,13 +14,14 @@ use std::io::{Read as _, Seek as _, Write as _};
 use axum::body::Body;
 use bytes::Bytes;
 use errand_core::path::SandboxPath;
+use errand_engine::sandboxes::Sandboxes;
 use errand_sandbox::{FileError, Root, Upload};
 use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 
+use super::bodies::cut_off;
 use super::error::ApiError;
-use crate::api::AppState;
-use crate::api::body::cut_off;
+use crate::usecase::blocking::blocking;
 
 /// The size of the buffer that is written at once.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -93,11 +94,11 @@ pub(crate) struct Spooled {
 impl Spooled {
     /// Receives a file into an unnamed temporary file on the data disk.
     pub(crate) async fn receive(
-        app: &AppState,
+        sandboxes: &Sandboxes,
         limit_bytes: u64,
         parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin,
     ) -> Result<Self, ApiError> {
-        let sandboxes = app.sandboxes.clone();
+        let sandboxes = sandboxes.clone();
         let file = blocking(move || {
             let dir = sandboxes.unfinished().map_err(of_io)?;
             tempfile::tempfile_in(dir).map_err(of_io)
@@ -212,7 +213,7 @@ async fn pump(
             // Removing the written part is a blocking file operation too.
             blocking(move || {
                 drop(writing);
-                Ok(())
+                Ok::<_, ApiError>(())
             })
             .await?;
             Err(error)
@@ -235,15 +236,6 @@ impl Writing {
         })
         .await
     }
-}
-
-/// Runs a file operation on a blocking thread.
-pub(crate) async fn blocking<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(act)
-        .await
-        .map_err(ApiError::internal)?
 }
 
 fn of_io(source: std::io::Error) -> ApiError {

@@ -9,12 +9,14 @@
 
 use errand_core::error_chain::error_chain;
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use errand_core::id::TeamId;
+use errand_core::id::{IdGen, TeamId};
+use errand_engine::clock::Clock;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 use tracing::Instrument as _;
@@ -22,26 +24,34 @@ use tracing::Instrument as _;
 use super::error::{ApiError, ErrorCode, Reported, error_response};
 use super::host::BadHost;
 use super::is_api;
-use crate::api::{AppState, vary};
+use super::pages::ErrorPage;
+use super::vary;
 
 /// The header with the request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Maximum length of an id from a client.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
-/// The team of a request, put into the response by [`crate::api::auth`] for the log.
+/// The team of a request, put into the response by the layer that authenticates, for the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfTeam(pub(crate) TeamId);
 
+/// The state of the layer.
+pub(super) struct Requests {
+    pub(super) ids: Arc<IdGen>,
+    pub(super) clock: Clock,
+    pub(super) error_page: ErrorPage,
+}
+
 /// The outermost layer.
-pub(crate) async fn middleware(
-    State(app): State<AppState>,
+pub(super) async fn middleware(
+    State(shared): State<Arc<Requests>>,
     request: Request,
     next: Next,
 ) -> Response {
     let stopwatch = Stopwatch::start();
-    let id = kept_id(request.headers()).unwrap_or_else(|| new_id(&app));
-    let about = About::of(&request);
+    let id = kept_id(request.headers()).unwrap_or_else(|| new_id(&shared));
+    let about = About::of(&request, shared.error_page);
     let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
     let response = match request.extensions().get::<BadHost>() {
         Some(BadHost(why)) => ApiError::bad_request(*why).into_response(),
@@ -86,19 +96,21 @@ struct About {
     route: Option<MatchedPath>,
     /// Whether errors have a form for people, for clients that accept it.
     has_page: bool,
-    wants_page: bool,
+    /// Draws errors, for a browser that shows a page.
+    error_page: Option<ErrorPage>,
     path: String,
 }
 
 impl About {
-    fn of(request: &Request) -> Self {
+    fn of(request: &Request, error_page: ErrorPage) -> Self {
         let path = request.uri().path();
         let has_page = !is_api(path) || is_for_people(path);
+        let wants_page = has_page && accepts_html(request.headers());
         Self {
             method: request.method().clone(),
             route: request.extensions().get::<MatchedPath>().cloned(),
             has_page,
-            wants_page: has_page && accepts_html(request.headers()),
+            error_page: wants_page.then_some(error_page),
             path: path.to_owned(),
         }
     }
@@ -115,13 +127,10 @@ impl About {
             ),
             _ => reported.message.to_string(),
         };
-        if reported.code != ErrorCode::Internal && !self.wants_page {
-            return response;
-        }
-        let mut last = if self.wants_page {
-            crate::web::error_page(reported.code.status(), &message)
-        } else {
-            error_response(reported.code, &message)
+        let mut last = match self.error_page {
+            Some(error_page) => error_page(reported.code.status(), &message),
+            None if reported.code == ErrorCode::Internal => error_response(reported.code, &message),
+            None => return response,
         };
         for (name, value) in response.headers() {
             if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
@@ -200,8 +209,8 @@ fn kept_id(headers: &HeaderMap) -> Option<HeaderValue> {
     fits.then(|| id.clone())
 }
 
-fn new_id(app: &AppState) -> HeaderValue {
-    let id = app.ids.event(app.clock.now()).to_string();
+fn new_id(shared: &Requests) -> HeaderValue {
+    let id = shared.ids.event(shared.clock.now()).to_string();
     HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
 }
 

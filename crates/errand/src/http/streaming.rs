@@ -16,16 +16,19 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use errand_engine::EngineContext;
+use errand_engine::clock::Clock;
 use futures::stream;
 use http::header::{self, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
-use crate::api::AppState;
-use crate::http::slots::{Holder, Slot};
+use super::slots::{Holder, Slot};
 
 /// The size of the pieces in which an event is handed to the connection.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -65,10 +68,31 @@ pub(crate) trait Events: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Option<Event>> + Send;
 }
 
+/// The state that the streams of one server share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Streams {
+    clock: Clock,
+    draining: CancellationToken,
+    /// How long a client may read nothing of a stream.
+    unread_timeout: Duration,
+    large: LargeEvents,
+}
+
+impl Streams {
+    pub(crate) fn new(engine: &EngineContext, unread_timeout: Duration) -> Self {
+        Self {
+            clock: engine.clock.clone(),
+            draining: engine.draining.clone(),
+            unread_timeout,
+            large: LargeEvents::default(),
+        }
+    }
+}
+
 /// The response that streams `events`. The slot is held until the stream ends.
-pub(crate) fn respond(app: &AppState, events: impl Events, slot: Slot) -> Response {
+pub(crate) fn respond(streams: &Streams, events: impl Events, slot: Slot) -> Response {
     let (pieces, taken) = mpsc::channel(1);
-    tokio::spawn(feed(app.clone(), events, pieces, slot));
+    tokio::spawn(feed(streams.clone(), events, pieces, slot));
     let body = stream::unfold(taken, async |mut taken| {
         taken
             .recv()
@@ -90,15 +114,15 @@ pub(crate) fn respond(app: &AppState, events: impl Events, slot: Slot) -> Respon
 }
 
 /// Sends events piece by piece, as fast as the client reads them.
-async fn feed(app: AppState, mut events: impl Events, pieces: mpsc::Sender<Bytes>, slot: Slot) {
+async fn feed(streams: Streams, mut events: impl Events, pieces: mpsc::Sender<Bytes>, slot: Slot) {
     let _slot = slot;
-    let unread = app.settings.unread_timeout;
+    let unread = streams.unread_timeout;
     // Waits until the client has read the previous piece, or the stream must end.
     let room = async || {
         tokio::select! {
             biased;
             room = tokio::time::timeout(unread, pieces.reserve()) => room.ok()?.ok(),
-            () = app.draining.cancelled() => None,
+            () = streams.draining.cancelled() => None,
         }
     };
     loop {
@@ -135,7 +159,7 @@ async fn feed(app: AppState, mut events: impl Events, pieces: mpsc::Sender<Bytes
 
 /// Limits the number of events in memory that are larger than a page.
 #[derive(Clone)]
-pub(crate) struct LargeEvents {
+struct LargeEvents {
     all: Arc<Semaphore>,
     by_holder: Arc<Mutex<HashMap<Holder, Weak<Semaphore>>>>,
 }
@@ -150,13 +174,13 @@ impl Default for LargeEvents {
 }
 
 /// A permit to hold one large event in memory.
-pub(crate) struct LargeEvent {
+struct LargeEvent {
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 impl LargeEvents {
     /// Waits for a permit. `None`: the server is stopping.
-    pub(crate) async fn enter(self, holder: Holder) -> Option<LargeEvent> {
+    async fn enter(self, holder: Holder) -> Option<LargeEvent> {
         let own = self.of(holder);
         // The holder's permit comes first, so that a holder that waits for itself does not block others.
         let own = own.acquire_owned().await.ok()?;

@@ -26,7 +26,7 @@ use super::guard::Visitor;
 use super::layout::{Section, page, page_with_status};
 use super::runs::TableData;
 use super::{Web, runs, text, ui};
-use crate::api::v1::effective::{EffectiveToolBody, tools_of_config, warnings_of_config};
+use crate::usecase::effective_tools::{EffectiveTool, tools_of_config, warnings_of_config};
 
 const LIMIT: u32 = 25;
 /// Runs on an assignment's page.
@@ -225,7 +225,7 @@ fn head(visitor: &Visitor, agent: &Agent, tab: Tab) -> Markup {
 fn setup(
     web: &Web,
     build: &Build,
-    (tools, warnings): (&[EffectiveToolBody], &[Warning]),
+    (tools, warnings): (&[EffectiveTool], &[Warning]),
     now: Timestamp,
 ) -> Markup {
     let parsed = web.store.parse_config(&build.config);

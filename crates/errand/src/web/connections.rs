@@ -16,7 +16,6 @@ use errand_core::role::Permission;
 use errand_engine::connect::BegunBy;
 use errand_store::model::PageQuery;
 use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Once, Setup};
-use http::StatusCode;
 use maud::{Markup, html};
 use url::Url;
 
@@ -24,11 +23,11 @@ use super::failure::{PageError, Shown, sentence};
 use super::form::{Fields, Form, OpenForm, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
-use super::{Web, text, ui};
-use crate::api::v1::connections::{Transport, check_floors, check_settings, setup_of};
-use crate::api::v1::name::address_to_show;
-use crate::api::v1::sign_ins::{Brought, begin, finish};
-use crate::http::error::ApiError;
+use super::{Web, layout, text, ui};
+use crate::usecase::UseCaseError;
+use crate::usecase::connection_setup::{check_floors, check_settings, check_setup};
+use crate::usecase::sign_in::{self, Brought};
+use crate::usecase::webhook_url::address_to_show;
 
 const LIMIT: u32 = 25;
 /// Assignments that are searched for uses of a connection.
@@ -173,18 +172,18 @@ fn values_of(text: &str) -> Result<BTreeMap<String, String>, PageError> {
         .collect()
 }
 
-fn transport_of(sent: &Fields) -> Result<Transport, PageError> {
+fn setup_of(sent: &Fields) -> Result<Setup, PageError> {
     let values = values_of(sent.get("values"))?;
     Ok(if sent.get("kind") == "stdio" {
-        Transport::Stdio {
+        Setup::Stdio {
             command: sent.get("command").to_owned(),
             env: values,
         }
     } else {
-        Transport::Http {
+        Setup::Http {
             url: sent.get("url").trim().to_owned(),
             headers: values,
-            oauth_client: None,
+            client: None,
         }
     })
 }
@@ -203,13 +202,14 @@ fn policy_of(word: &str) -> Option<Policy> {
     serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
 }
 
-/// Turns a validation error of the API into a message for the form.
-fn as_told(error: ApiError) -> PageError {
-    if error.status() == StatusCode::BAD_REQUEST {
-        let message = error.message().trim_start_matches("transport.");
-        PageError::bad(message.to_owned())
-    } else {
-        PageError::Inside(error)
+/// A refusal with the form's own names of fields.
+fn as_told(error: UseCaseError) -> PageError {
+    match error {
+        UseCaseError::Invalid { field, message } => {
+            let field = field.trim_start_matches("transport.");
+            PageError::bad(format!("{field}: {message}"))
+        }
+        other => other.into(),
     }
 }
 
@@ -237,7 +237,8 @@ async fn try_create(
     let floors = floors_of(sent, Floors::new());
     check_floors(&name, &floors).map_err(as_told)?;
     let now = web.clock.now();
-    let setup = setup_of(web, visitor.team_id(), transport_of(sent)?)
+    let setup = setup_of(sent)?;
+    check_setup(web, visitor.team_id(), &setup)
         .await
         .map_err(as_told)?;
     let new = NewConnection {
@@ -477,9 +478,8 @@ async fn try_save(
     let connection = web.store.connection(team, id).await?;
     let floors = floors_of(sent, connection.floors.clone());
     check_floors(&connection.name, &floors).map_err(as_told)?;
-    let mut setup = setup_of(web, team, transport_of(sent)?)
-        .await
-        .map_err(as_told)?;
+    let mut setup = setup_of(sent)?;
+    check_setup(web, team, &setup).await.map_err(as_told)?;
     // The form has no fields for the OAuth client, so it stays unchanged.
     if let (Setup::Http { client, .. }, Setup::Http { client: was, .. }) =
         (&mut setup, &connection.setup)
@@ -535,7 +535,7 @@ pub(super) async fn sign_in(
         user: visitor.user_id(),
         in_web: true,
     };
-    let above = match begin(&web, &connection, by, &web.settings.public_url).await {
+    let above = match sign_in::begin(&web, &connection, by, &web.settings.public_url).await {
         Ok(begun) => {
             let host = Url::parse(&begun.url).ok();
             let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
@@ -546,8 +546,8 @@ pub(super) async fn sign_in(
                 }
             }
         }
-        Err(error) if error.status() == StatusCode::BAD_REQUEST => {
-            html! { div.alert role="alert" { (sentence(error.message())) } }
+        Err(UseCaseError::Refused(why)) => {
+            html! { div.alert role="alert" { (sentence(&why)) } }
         }
         Err(error) => return Err(error.into()),
     };
@@ -579,7 +579,8 @@ pub(super) async fn confirm_sign_in(State(web): State<Web>, OpenForm(sent): Open
         state: sent.get("state").to_owned(),
         issuer: sent.given("iss").map(str::to_owned),
     };
-    finish(&web, &brought).await.map_err(as_told)
+    sign_in::finish(&web, &brought).await?;
+    Ok(layout::signed_in_page())
 }
 
 pub(super) async fn delete(

@@ -8,10 +8,12 @@ use errand_sandbox::FileError;
 use errand_store::StoreError;
 use http::StatusCode;
 use maud::html;
+use tokio::task::JoinError;
 
 use super::guard::Person;
 use super::layout::{Section, lone_page, page_with_status};
 use crate::http::error::ApiError;
+use crate::usecase::UseCaseError;
 
 /// An error page that tells the person what is wrong.
 #[derive(Clone, Debug)]
@@ -127,6 +129,25 @@ impl From<StoreError> for PageError {
 impl From<ApiError> for PageError {
     fn from(error: ApiError) -> Self {
         Self::Inside(error)
+    }
+}
+
+impl From<UseCaseError> for PageError {
+    fn from(error: UseCaseError) -> Self {
+        match error {
+            UseCaseError::Invalid { message, .. } | UseCaseError::Refused(message) => {
+                Self::bad(message)
+            }
+            UseCaseError::Store(error) => error.into(),
+            UseCaseError::File(error) => error.into(),
+            UseCaseError::Internal(_) => Self::Inside(error.into()),
+        }
+    }
+}
+
+impl From<JoinError> for PageError {
+    fn from(error: JoinError) -> Self {
+        Self::Inside(error.into())
     }
 }
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 use errand_core::display::one_line;
 use errand_core::id::{RunId, SandboxId};
 use errand_core::path::SandboxPath;
-use errand_sandbox::{Charged, Entry, FileError, Kind, Root};
+use errand_sandbox::{Entry, FileError, Kind, Root};
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
@@ -16,7 +16,9 @@ use super::form::{Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page};
 use super::{Web, text, ui};
-use crate::api::v1::files::{answer, describe};
+use crate::http::file_response::{answer, describe};
+use crate::usecase::blocking::blocking;
+use crate::usecase::sandbox_files::root_of;
 
 /// Maximum size in bytes of the part of a text file that a preview reads.
 const PREVIEW_BYTES_MAX: u64 = 256 * 1024;
@@ -26,9 +28,9 @@ const PDF: &str = "application/pdf";
 
 /// The entries of the sandbox's top directory. `None` if the sandbox no longer exists.
 pub(super) async fn top(web: &Web, visitor: &Visitor, sandbox: &SandboxId) -> Option<Vec<Entry>> {
-    let root = root_of(web, visitor, sandbox).await.ok()?;
+    let root = root_of(web, visitor.team_id(), sandbox).await.ok()?;
     let path = SandboxPath::root();
-    let listed = blocking(move || root.list(&path)).await;
+    let listed = on_files(move || root.list(&path)).await;
     Some(listed.map(|listing| listing.entries).unwrap_or_default())
 }
 
@@ -72,7 +74,7 @@ pub(super) async fn list(
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let listed = path.clone();
-    let listing = blocking(move || root.list(&listed)).await?;
+    let listing = on_files(move || root.list(&listed)).await?;
     let body = html! {
         (crumbs(run, &path))
         div.head { h1 { "Files" } }
@@ -118,7 +120,7 @@ pub(super) async fn view(
     let raw = raw_of(run, &path.to_string());
     let shown = as_picture(&name, &raw);
     let opened = path.clone();
-    let (size, bytes) = blocking(move || {
+    let (size, bytes) = on_files(move || {
         let size = root.open_file(&opened)?.size_bytes;
         let bytes = root.read(&opened, 0, PREVIEW_BYTES_MAX)?;
         Ok((size, bytes))
@@ -199,7 +201,7 @@ pub(super) async fn raw(
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let opened = path.clone();
-    let open = blocking(move || root.open_file(&opened)).await?;
+    let open = on_files(move || root.open_file(&opened)).await?;
     let mut response = answer(open, &headers).await?;
     let kind = kind_of(path.file_name().unwrap_or_default());
     let headers = response.headers_mut();
@@ -249,32 +251,12 @@ async fn root_of_run(web: &Web, visitor: &Visitor, run: RunId) -> Result<Root, P
     let view = web.store.run(visitor.team_id(), run).await?;
     let sandbox = view.run.sandbox_id.as_deref().and_then(SandboxId::parse);
     let sandbox = sandbox.ok_or_else(PageError::not_found)?;
-    root_of(web, visitor, &sandbox).await
+    Ok(root_of(web, visitor.team_id(), &sandbox).await?)
 }
 
-/// The directory of a sandbox of the visitor's team.
-pub(super) async fn root_of(
-    web: &Web,
-    visitor: &Visitor,
-    sandbox: &SandboxId,
-) -> Result<Root, PageError> {
-    let row = web
-        .store
-        .sandbox(visitor.team_id(), sandbox, web.clock.now())
-        .await?;
-    let sandboxes = web.sandboxes.clone();
-    let charged = Charged {
-        team: row.team,
-        bytes: row.bytes,
-    };
-    blocking(move || sandboxes.root(&row.id, charged)).await
-}
-
-/// Runs file operations on a blocking thread.
-async fn blocking<T: Send + 'static>(
+/// Runs a file operation on a blocking thread.
+async fn on_files<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, PageError> {
-    let done = tokio::task::spawn_blocking(act).await;
-    let done = done.map_err(crate::http::error::ApiError::internal)?;
-    Ok(done?)
+    blocking(move || act().map_err(PageError::from)).await
 }

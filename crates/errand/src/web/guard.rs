@@ -5,11 +5,6 @@
 //!   otherwise `Origin`).
 //! - Someone who is not logged in is sent to the log-in page, and back afterwards.
 //! - The person's *current* role in the team has the permission that the table names.
-//!
-//! In addition, [`super::form`] checks each form's token against the session.
-//!
-//! The cookie contains a random token; the store has its SHA-256. It is `HttpOnly` and `SameSite=Lax`. If people reach
-//! the server over TLS, it is also `Secure` and has the prefix `__Host-`.
 
 use std::ops::Deref;
 
@@ -28,9 +23,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::failure::Failure;
 use super::{Access, Page, Web, layout};
-use crate::api::AppState;
+use crate::http::body_memory::BodyOwner;
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::request::OfTeam;
+use crate::http::session_cookie::{cookie, token_of};
 use crate::http::slots::Holder;
 use crate::secret_key::SetUpToken;
 
@@ -50,14 +46,6 @@ pub(crate) struct Person {
     pub(super) open_requests: u64,
     /// When the request arrived.
     pub(super) now: Timestamp,
-}
-
-/// The holders that the memory of a request's body counts for: the person and their team. `None` if the person is not
-/// logged in.
-pub(crate) fn holders(extensions: &http::Extensions) -> Option<(Holder, Option<TeamId>)> {
-    let person = extensions.get::<Person>()?;
-    let team = extensions.get::<Visitor>().map(Visitor::team_id);
-    Some((Holder::Person(person.user), team))
 }
 
 impl Deref for Person {
@@ -153,6 +141,10 @@ pub(super) async fn middleware(
     };
     let membership = person.team.clone();
     let team = membership.as_ref().map(|membership| membership.team);
+    let mut owner = BodyOwner {
+        holder: Holder::Person(person.user),
+        team: None,
+    };
     if let Access::Needs(permission) = page.access {
         let Some(membership) = membership else {
             return layout::no_team(&person);
@@ -160,11 +152,13 @@ pub(super) async fn middleware(
         if !membership.role.may(permission) {
             return refused(&person, membership.role.as_str());
         }
+        owner.team = team;
         request.extensions_mut().insert(Visitor {
             person: person.clone(),
             membership,
         });
     }
+    request.extensions_mut().insert(owner);
     request.extensions_mut().insert(person.clone());
     let mut response = next.run(request).await;
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
@@ -188,7 +182,7 @@ async fn person(
     headers: &HeaderMap,
     method: &Method,
 ) -> Result<Option<Person>, ApiError> {
-    let Some(token) = token_of(web, headers) else {
+    let Some(token) = token_of(&web.settings.public_url, headers) else {
         return Ok(None);
     };
     let now = web.clock.now();
@@ -206,18 +200,6 @@ async fn person(
         open_requests,
         now,
     }))
-}
-
-/// The logged-in user of a request that is not in the table of pages.
-pub(crate) async fn user_of(
-    app: &AppState,
-    headers: &HeaderMap,
-) -> Result<Option<UserId>, ApiError> {
-    let Some(token) = token_of(app, headers) else {
-        return Ok(None);
-    };
-    let session = app.store.session(token.hash(), app.clock.now()).await?;
-    Ok(session.map(|session| session.user))
 }
 
 /// The form token of a session. It cannot be derived without the cookie.
@@ -259,52 +241,18 @@ fn is_of_our_own(web: &Web, headers: &HeaderMap) -> bool {
         || host.is_some_and(|host| text(header::HOST.as_str()) == Some(host))
 }
 
-/// Whether people reach the server over TLS.
-fn is_secure(web: &AppState) -> bool {
-    web.settings.public_url.starts_with("https:")
-}
-
-fn cookie_name(web: &AppState) -> &'static str {
-    if is_secure(web) {
-        "__Host-errand"
-    } else {
-        "errand"
-    }
-}
-
-fn token_of(web: &AppState, headers: &HeaderMap) -> Option<SetUpToken> {
-    let name = cookie_name(web);
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(key, _)| *key == name)
-        .and_then(|(_, value)| SetUpToken::parse(value))
-}
-
 /// Opens a session for an authenticated user and returns the header that sets its cookie.
 pub(super) async fn open_session(web: &Web, user: UserId) -> Result<HeaderValue, ApiError> {
     let token = SetUpToken::generate().map_err(ApiError::internal)?;
     web.store
         .open_session(user, token.hash(), web.clock.now())
         .await?;
-    cookie(web, token.expose(), 30 * 24 * 3600)
+    cookie(&web.settings.public_url, token.expose(), 30 * 24 * 3600)
 }
 
 /// The header that deletes the cookie.
 pub(super) fn no_cookie(web: &Web) -> Result<HeaderValue, ApiError> {
-    cookie(web, "", 0)
-}
-
-fn cookie(web: &Web, value: &str, max_age_s: u32) -> Result<HeaderValue, ApiError> {
-    let secure = if is_secure(web) { "; Secure" } else { "" };
-    let text = format!(
-        "{}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_s}{secure}",
-        cookie_name(web)
-    );
-    HeaderValue::try_from(text).map_err(ApiError::internal)
+    cookie(&web.settings.public_url, "", 0)
 }
 
 impl<S: Sync> FromRequestParts<S> for Person {

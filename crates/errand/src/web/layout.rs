@@ -12,7 +12,7 @@ use super::assets::ASSETS;
 use super::guard::Person;
 use super::ui::{form_token, icon};
 use super::visible::visible;
-use crate::api::v1::sign_ins::ConfirmSignIn;
+use crate::usecase::sign_in::ConfirmSignIn;
 
 /// Content security policy: a page can load only our own files; inline scripts and styles are forbidden.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \

@@ -27,7 +27,7 @@ use super::form::{Fields, Form, OpenForm, Params};
 use super::guard::{Person, no_cookie, open_session};
 use super::layout::lone_page;
 use super::{Web, ui};
-use crate::api::auth::{address_behind, address_of, failed_so_far, refuse};
+use crate::http::client_address::address_of;
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::slots::{Holder, NoSlot};
 use crate::password::{PASSWORD_BYTES_MAX, hash_password};
@@ -58,10 +58,10 @@ pub(super) async fn log_in(
     let email = fields.get("email").trim().to_lowercase();
     let account: [u8; 32] = Sha256::digest(email.as_bytes()).into();
     let peer = address_of(info.as_ref().map(|info| &info.0));
-    let (failed, may_fail) = failed_so_far(&web, &headers, peer, now);
+    let (failed, may_fail) = web.failed_authentications.so_far(&headers, peer, now);
     let (_, account_may_fail) = web.0.failed_log_ins.so_far(&account, now);
     if !may_fail || (!account_may_fail && failed > 0) {
-        let address = address_behind(&web, &headers, peer);
+        let address = web.failed_authentications.address_behind(&headers, peer);
         if slow(&web, address, &account).await.is_err() {
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Ok(form_page(status, &fields, Some(TOO_MANY)));
@@ -77,7 +77,9 @@ pub(super) async fn log_in(
         web.0.failed_log_ins.count(account, now);
         // Counts against the address. The response is the same within and beyond the limit: the password is wrong.
         let refusal = ApiError::new(ErrorCode::Unauthorized, WRONG);
-        let _ = refuse(&web, &headers, peer, now, refusal);
+        let _ = web
+            .failed_authentications
+            .refuse(&headers, peer, now, refusal);
         return Ok(form_page(StatusCode::UNAUTHORIZED, &fields, Some(WRONG)));
     };
     let cookie = open_session(&web, user).await?;

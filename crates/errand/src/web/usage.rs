@@ -16,7 +16,8 @@ use super::form::{Fields, Form, Params};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, ui};
-use crate::api::v1::usage::csv_file;
+use crate::http::file_response;
+use crate::usecase::usage_csv::usage_csv;
 
 /// Rows per table.
 const ROWS: usize = 20;
@@ -377,5 +378,6 @@ pub(super) async fn csv(State(web): State<Web>, visitor: Visitor, Params(params)
     };
     let query = Span::of(&params, visitor.now).query(&visitor, key);
     let (lines, _) = web.store.usage_by(query.clone()).await?;
-    Ok(csv_file(&query, &lines)?)
+    let name = format!("usage-{}-{}.csv", query.since, query.until);
+    Ok(file_response::csv(&name, usage_csv(&query.by, &lines))?)
 }

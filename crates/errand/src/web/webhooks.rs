@@ -16,9 +16,10 @@ use super::form::{Fields, Form, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, text, ui};
-use crate::api::v1::name::{address_to_show, webhook_url};
 use crate::http::error::ApiError;
 use crate::secret_key::webhook_secret;
+use crate::usecase::UseCaseError;
+use crate::usecase::webhook_url::{address_to_show, webhook_url};
 
 /// Webhooks or deliveries per page.
 const LIMIT: u32 = 25;
@@ -151,8 +152,13 @@ struct Wanted {
 
 fn wanted(web: &Web, sent: &Fields) -> Result<Wanted, PageError> {
     let private = web.settings.allow_private_networks;
-    let url = webhook_url("url", Some(sent.get("url").trim().to_owned()), private)
-        .map_err(|error| PageError::bad(error.message().trim_start_matches("url: ").to_owned()))?;
+    let url =
+        webhook_url("url", Some(sent.get("url").trim().to_owned()), private).map_err(|error| {
+            match error {
+                UseCaseError::Invalid { message, .. } => PageError::bad(message),
+                other => other.into(),
+            }
+        })?;
     let events: Vec<WebhookEvent> = sent.all("event").filter_map(WebhookEvent::parse).collect();
     if events.is_empty() {
         return Err(PageError::bad("Choose at least one event."));

@@ -6,6 +6,7 @@
 mod circles;
 mod documents;
 mod errors;
+mod layers;
 mod old_words;
 
 use std::collections::BTreeSet;

@@ -16,13 +16,13 @@ use uuid::Uuid;
 
 use super::builds::{BuildBody, BuildDraft, checked_build};
 use super::name::Name;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody, fields_of};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::query::{Given, Query, QueryParams};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
+use crate::state::AppState;
 
 /// An agent: a name with numbered builds.
 #[derive(Clone, Serialize, ToSchema)]

@@ -14,7 +14,6 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::name::Name;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
@@ -22,6 +21,7 @@ use crate::api::query::{ListPage, PageParams, Query};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
 use crate::secret_key::ApiKeySecret;
+use crate::state::AppState;
 
 /// An API key, without the secret.
 #[derive(Serialize, ToSchema)]

@@ -3,30 +3,53 @@
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::config::{self, BuildConfig};
-use errand_core::connection::connection_of;
 use errand_core::id::{AgentId, BuildId, TeamId};
-use errand_core::limits::CONFIG_BYTES_MAX;
-use errand_core::policy::Policy;
 use errand_core::time::Timestamp;
 use errand_core::warning::Warning;
 use errand_store::model::{Build, BuildChange, NewBuild, PageQuery};
-use errand_store::{Connection, StoreError, StoredAnswer};
+use errand_store::{StoreError, StoredAnswer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::effective::{EffectiveToolBody, tools_of_config};
 use super::name::Name;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, MaybeJson, RequestBody, absent_or_null};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
+use crate::state::AppState;
+use crate::usecase::build_checks::check_config;
+use crate::usecase::effective_tools::{EffectiveTool, tools_of_config};
+
+/// A tool that a build has now.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct EffectiveToolBody {
+    /// The name that the model sees.
+    #[schema(example = "mail__search")]
+    name: String,
+    /// `allow`, `ask`, `guard` or `deny`. A denied tool is not offered to the model.
+    #[schema(example = "guard")]
+    policy: &'static str,
+    /// The source of the policy: `default` (the build lists no tools), `build` (the build lists this tool),
+    /// `connection` (the build sets one policy for all tools of the connection), `hints` (the build uses all tools of
+    /// the connection, each with the policy that follows from its hints), or `floor` (an admin's minimum).
+    #[schema(example = "hints")]
+    from: &'static str,
+}
+
+impl From<EffectiveTool> for EffectiveToolBody {
+    fn from(tool: EffectiveTool) -> Self {
+        Self {
+            name: tool.name,
+            policy: tool.policy,
+            from: tool.from,
+        }
+    }
+}
 
 /// An immutable, numbered snapshot of an agent's configuration.
 #[derive(Clone, Serialize, ToSchema)]
@@ -81,8 +104,9 @@ impl BuildBody {
         team: TeamId,
         build: &Build,
     ) -> Result<Self, StoreError> {
+        let tools = tools_of_config(app, team, &build.config).await?;
         Ok(Self {
-            effective_tools: Some(tools_of_config(app, team, &build.config).await?),
+            effective_tools: Some(tools.into_iter().map(EffectiveToolBody::from).collect()),
             ..Self::from(build)
         })
     }
@@ -305,140 +329,6 @@ async fn copied_config(
             "this build does not exist",
         )),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Validates a config, and returns warnings for its author.
-async fn check_config(
-    app: &AppState,
-    team: TeamId,
-    config: &Value,
-    within: &str,
-) -> Result<Vec<Warning>, ApiError> {
-    let parsed = app
-        .store
-        .parse_config(config)
-        .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
-    let mut warnings = check_reach(app, team, &parsed, within).await?;
-    warnings.extend(config::ignored(config, within));
-    if config.to_string().len() > CONFIG_BYTES_MAX {
-        return Err(ApiError::invalid(
-            &format!("{within}config"),
-            format!("must be at most {CONFIG_BYTES_MAX} bytes long"),
-        ));
-    }
-    Ok(warnings)
-}
-
-/// Checks the secrets, connections, tools and agents to which a build refers, and returns warnings for its author.
-pub(crate) async fn check_reach(
-    app: &AppState,
-    team: TeamId,
-    config: &BuildConfig,
-    within: &str,
-) -> Result<Vec<Warning>, ApiError> {
-    check_assignments(app, team, config, within).await?;
-    if !config.reach.secrets.is_empty() {
-        let there = app.store.secret_names(team).await?;
-        if let Some(absent) = config
-            .reach
-            .secrets
-            .iter()
-            .find(|name| !there.contains(name))
-        {
-            return Err(ApiError::bad_request(format!(
-                "{within}config: the secret {absent} does not exist; an admin or owner can set it with POST /v1/secrets"
-            )));
-        }
-    }
-    let ids = config.reach.connections.clone();
-    let there = app.store.connections_of(team, ids.clone()).await?;
-    if let Some(absent) = ids
-        .iter()
-        .find(|id| !there.iter().any(|connection| connection.id == **id))
-    {
-        return Err(ApiError::bad_request(format!(
-            "{within}config.data.connections: the connection {absent} does not exist"
-        )));
-    }
-    let mut named: Vec<(String, &str, Option<Policy>)> = Vec::new();
-    for (tool, policy) in &config.tools {
-        named.push((format!("data.tools.{tool}"), tool, Some(*policy)));
-    }
-    for name in config.all_of.keys() {
-        if !there.iter().any(|connection| connection.name == *name) {
-            return Err(ApiError::bad_request(format!(
-                "{within}config.data.tools.{name}__*: none of the connections in data.connections is named {name:?}"
-            )));
-        }
-    }
-    for (path, tool) in config.playbook.iter().flat_map(|p| p.tools()) {
-        if connection_of(tool).is_some() && !config.names(tool) {
-            return Err(ApiError::bad_request(format!(
-                "{within}config.data.{path}.tool: this build does not have the tool {tool:?}; add it to data.tools, or add all tools of its connection with <connection>__*"
-            )));
-        }
-        named.push((format!("data.{path}.tool"), tool, None));
-    }
-    for (path, tool, policy) in named {
-        if let Some(connection) = connection_of(tool) {
-            check_tool(&there, connection, tool, policy)
-                .map_err(|why| ApiError::bad_request(format!("{within}config.{path}: {why}")))?;
-        }
-    }
-    // `connections_of` returns the rows in the order of the build's ids.
-    let names: Vec<&str> = there
-        .iter()
-        .map(|connection| connection.name.as_str())
-        .collect();
-    Ok(config::warnings(config, &names, within))
-}
-
-/// Checks that the agents that a build may start belong to the team.
-async fn check_assignments(
-    app: &AppState,
-    team: TeamId,
-    config: &BuildConfig,
-    within: &str,
-) -> Result<(), ApiError> {
-    let ids = &config.reach.assignments;
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let there = app.store.agents_among(team, ids.clone()).await?;
-    match ids.iter().position(|id| !there.contains(id)) {
-        None => Ok(()),
-        Some(place) => Err(ApiError::bad_request(format!(
-            "{within}config.data.assignments[{place}]: the team does not have this assignment; GET /v1/agents lists the existing ones"
-        ))),
-    }
-}
-
-/// Checks a tool against the connection's last probe, if there was one, and its policy against the floor.
-fn check_tool(
-    there: &[Connection],
-    name: &str,
-    tool: &str,
-    policy: Option<Policy>,
-) -> Result<(), String> {
-    let connection = there
-        .iter()
-        .find(|connection| connection.name == name)
-        .ok_or_else(|| format!("none of the connections in data.connections is named {name:?}"))?;
-    if connection.tools.is_some() && connection.tool(tool).is_none() {
-        return Err(format!(
-            "the connection {name} had no tool {tool:?} at its last probe; GET /v1/connections/{} lists its tools",
-            connection.id
-        ));
-    }
-    let floor = connection.floor(tool);
-    match policy {
-        Some(policy) if policy.or_stricter(floor) != policy => Err(format!(
-            "it cannot be {:?}: an admin of the team requires at least {:?} for this tool",
-            policy.as_str(),
-            floor.as_str()
-        )),
-        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::connection::{self, NAME_CHARS_MAX, ProbedTool, connection_of};
-use errand_core::id::{ConnectionId, TeamId};
+use errand_core::connection::{self, NAME_CHARS_MAX, ProbedTool};
+use errand_core::id::ConnectionId;
 use errand_core::policy::Policy;
 use errand_core::role::Permission;
 use errand_core::secret;
@@ -20,23 +20,18 @@ use errand_store::{
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use url::Url;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::name::address_to_show;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
-
-/// Maximum number of headers or environment variables of a connection.
-const VALUES_MAX: usize = 32;
-/// Maximum length of one value.
-const VALUE_BYTES_MAX: usize = 8 * 1024;
+use crate::state::AppState;
+use crate::usecase::connection_setup::{check_floors, check_settings, check_setup};
+use crate::usecase::webhook_url::address_to_show;
 
 /// The way in which the server is reached.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
@@ -62,6 +57,26 @@ pub(crate) enum Transport {
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
+}
+
+impl From<Transport> for Setup {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Http {
+                url,
+                headers,
+                oauth_client,
+            } => Self::Http {
+                url,
+                headers,
+                client: oauth_client.map(|client| OauthClient {
+                    id: client.client_id,
+                    secret: client.client_secret,
+                }),
+            },
+            Transport::Stdio { command, env } => Self::Stdio { command, env },
+        }
+    }
 }
 
 /// A client that was registered in advance with the authorization server.
@@ -442,7 +457,7 @@ pub(crate) async fn create_connection(
         id: app.ids.connection(now),
         team: caller.team(),
         name,
-        setup: setup_of(&app, caller.team(), transport).await?,
+        setup: checked(&app, &caller, transport).await?,
         floors,
         trusted: trusted.unwrap_or(false),
         settings,
@@ -482,7 +497,7 @@ pub(crate) async fn change_connection(
         check_settings(&before.name, there, settings)?;
     }
     let setup = match transport {
-        Some(transport) => Some(setup_of(&app, caller.team(), transport).await?),
+        Some(transport) => Some(checked(&app, &caller, transport).await?),
         None => None,
     };
     let change = ConnectionChange {
@@ -574,200 +589,9 @@ fn render(connection: &Connection) -> StoredAnswer {
     )
 }
 
-pub(crate) fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> {
-    let strange = floors
-        .keys()
-        .find(|tool| *tool != "*" && connection_of(tool) != Some(name));
-    match strange {
-        None => Ok(()),
-        Some(tool) => Err(ApiError::invalid(
-            "floors",
-            format!(
-                "{tool:?} is not a tool of this connection: its tools are called {name}__<tool>, and `*` means all"
-            ),
-        )),
-    }
-}
-
-/// Maximum number of tools with settings, equal to the maximum number of tools of a connection.
-const SETTINGS_MAX: usize = 500;
-
-/// `there`: the existing connection, if its probe is still valid for the new settings.
-pub(crate) fn check_settings(
-    name: &str,
-    there: Option<&Connection>,
-    settings: &ToolSettingsByName,
-) -> Result<(), ApiError> {
-    if settings.len() > SETTINGS_MAX {
-        return Err(ApiError::invalid(
-            "tool_settings",
-            format!("must have at most {SETTINGS_MAX} tools"),
-        ));
-    }
-    for (tool, said) in settings {
-        if connection_of(tool) != Some(name) || connection::is_all_of(tool).is_some() {
-            return Err(ApiError::invalid(
-                "tool_settings",
-                format!(
-                    "{tool:?} is not a tool of this connection: its tools are called {name}__<tool>"
-                ),
-            ));
-        }
-        let probed = there.and_then(|connection| connection.tool(tool));
-        if said.trusted == Some(true) && probed.is_some_and(|probed| probed.is_open(*said)) {
-            return Err(ApiError::invalid(
-                "tool_settings",
-                format!(
-                    "{tool} reaches the open world, so its results cannot be trusted; if it does not reach it, set \"open_world\": false too"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Converts a transport to its stored form, and validates it.
-pub(crate) async fn setup_of(
-    app: &AppState,
-    team: TeamId,
-    transport: Transport,
-) -> Result<Setup, ApiError> {
-    match transport {
-        Transport::Http {
-            url,
-            headers,
-            oauth_client,
-        } => {
-            let parsed = Url::parse(&url)
-                .map_err(|error| ApiError::invalid("transport.url", error.to_string()))?;
-            app.connections
-                .guard()
-                .check_url(&parsed)
-                .map_err(|blocked| ApiError::invalid("transport.url", blocked.to_string()))?;
-            let (place, query) = url.split_once('?').unwrap_or((&url, ""));
-            let (query, fragment) = query.split_once('#').unwrap_or((query, ""));
-            let names_secret = |text: &str| {
-                secret::first_named_in("url", &Value::String(text.to_owned())).is_some()
-            };
-            if names_secret(place) || names_secret(fragment) || parsed.password().is_some() {
-                return Err(ApiError::invalid(
-                    "transport.url",
-                    "an address can contain secrets only in its query, as {{ secret.NAME }}; put other secrets into transport.headers".to_owned(),
-                ));
-            }
-            let in_query = BTreeMap::from([("query".to_owned(), query.to_owned())]);
-            check_values(app, team, "transport.url", &in_query).await?;
-            check_values(app, team, "transport.headers", &headers).await?;
-            for name in headers.keys() {
-                if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-                    return Err(ApiError::invalid(
-                        "transport.headers",
-                        format!("{name:?} is not a valid header name"),
-                    ));
-                }
-            }
-            let client = client_of(app, team, oauth_client).await?;
-            Ok(Setup::Http {
-                url,
-                headers,
-                client,
-            })
-        }
-        Transport::Stdio { command, env } => {
-            if !app.connections.declared().any(|name| name == command) {
-                let known: Vec<&str> = app.connections.declared().collect();
-                let known = if known.is_empty() {
-                    "no program is declared".to_owned()
-                } else {
-                    format!("declared programs: {}", known.join(", "))
-                };
-                return Err(ApiError::invalid(
-                    "transport.command",
-                    format!(
-                        "the operator has not declared a program {command:?} in errand.toml ([connections.stdio.{command}]); {known}"
-                    ),
-                ));
-            }
-            check_values(app, team, "transport.env", &env).await?;
-            if let Some(name) = app.connections.not_for_teams(&command, &env) {
-                return Err(ApiError::invalid(
-                    "transport.env",
-                    format!(
-                        "a team may not set {name:?}: the operator lists the permitted variables in errand.toml (team_env of [connections.stdio.{command}])"
-                    ),
-                ));
-            }
-            Ok(Setup::Stdio { command, env })
-        }
-    }
-}
-
-/// Converts a pre-registered client to its stored form, which refers to its secret but does not contain it.
-async fn client_of(
-    app: &AppState,
-    team: TeamId,
-    given: Option<OauthClientBody>,
-) -> Result<Option<OauthClient>, ApiError> {
-    const ID: &str = "transport.oauth_client.client_id";
-    const SECRET: &str = "transport.oauth_client.client_secret";
-    let Some(given) = given else {
-        return Ok(None);
-    };
-    if given.client_id.is_empty() || given.client_id.len() > VALUE_BYTES_MAX {
-        return Err(ApiError::invalid(
-            ID,
-            "must be the client id that the authorization server issued",
-        ));
-    }
-    if let Some(text) = &given.client_secret {
-        let named = secret::marks_in(text);
-        let is_mark = named
-            .first()
-            .is_some_and(|n| secret::mark(n) == text.trim());
-        if named.len() != 1 || !is_mark {
-            return Err(ApiError::invalid(
-                SECRET,
-                "must be {{ secret.NAME }}; set the secret with POST /v1/secrets",
-            ));
-        }
-        let values = BTreeMap::from([("client_secret".to_owned(), text.clone())]);
-        check_values(app, team, SECRET, &values).await?;
-    }
-    Ok(Some(OauthClient {
-        id: given.client_id,
-        secret: given.client_secret,
-    }))
-}
-
-async fn check_values(
-    app: &AppState,
-    team: TeamId,
-    path: &str,
-    values: &BTreeMap<String, String>,
-) -> Result<(), ApiError> {
-    if values.len() > VALUES_MAX || values.values().any(|value| value.len() > VALUE_BYTES_MAX) {
-        return Err(ApiError::invalid(
-            path,
-            format!(
-                "must have at most {VALUES_MAX} values of at most {VALUE_BYTES_MAX} bytes each"
-            ),
-        ));
-    }
-    let there = app.store.secret_names(team).await?;
-    for (name, value) in values {
-        let named = secret::marks_in(value);
-        if named.is_empty() && secret::first_named_in("", &Value::String(value.clone())).is_some() {
-            return Err(ApiError::invalid(
-                path,
-                format!("{name}: a secret must be written as {{{{ secret.NAME }}}}"),
-            ));
-        }
-        if let Some(absent) = named.iter().find(|name| !there.contains(name)) {
-            return Err(ApiError::invalid(
-                path,
-                format!("{name}: the secret {absent} does not exist; set it with POST /v1/secrets"),
-            ));
-        }
-    }
-    Ok(())
+/// How a server is reached, as it is stored.
+async fn checked(app: &AppState, caller: &Caller, transport: Transport) -> Result<Setup, ApiError> {
+    let setup = Setup::from(transport);
+    check_setup(app, caller.team(), &setup).await?;
+    Ok(setup)
 }

@@ -14,14 +14,14 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::name::address_to_show;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
+use crate::state::AppState;
+use crate::usecase::webhook_url::address_to_show;
 
 /// The delivery of one event to one address.
 #[derive(Serialize, ToSchema)]

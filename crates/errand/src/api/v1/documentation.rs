@@ -12,9 +12,10 @@ use http::header::{self, HeaderMap, HeaderValue};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::api::{AppState, openapi, page};
+use crate::api::{openapi, page};
 use crate::http::compress::PublicPage;
 use crate::http::range::is_known;
+use crate::state::AppState;
 
 /// Returns the API reference as a web page.
 #[utoipa::path(get, path = "/v1/documentation", tag = "Documentation", security(()),

@@ -26,7 +26,6 @@ use http::header::{HeaderMap, HeaderName};
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::query::{Given, Query, QueryParams};
 use crate::http::error::ApiError;
@@ -34,6 +33,7 @@ use crate::http::path::Path;
 use crate::http::slots::Holder;
 use crate::http::streaming::follow::{Follower, PageRead, Source};
 use crate::http::streaming::{Event, respond};
+use crate::state::AppState;
 
 /// The size of a page of events.
 const PAGE: PageBounds = PageBounds {
@@ -122,8 +122,8 @@ pub(crate) async fn stream_events(
         progress,
         first: Some(page),
     };
-    let follower = Follower::new(app.clone(), holder, PAGE, events, VecDeque::new());
-    Ok(respond(&app, follower, slot))
+    let follower = Follower::new(app.streams.clone(), holder, PAGE, events, VecDeque::new());
+    Ok(respond(&app.streams, follower, slot))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

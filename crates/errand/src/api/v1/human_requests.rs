@@ -14,13 +14,13 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
+use crate::state::AppState;
 
 /// An open request, with its run.
 #[derive(Serialize, ToSchema)]

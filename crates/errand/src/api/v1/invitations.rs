@@ -14,7 +14,6 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::members::role;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
@@ -23,6 +22,7 @@ use crate::api::query::{ListPage, PageParams, Query};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
 use crate::secret_key::SetUpToken;
+use crate::state::AppState;
 
 /// A valid invitation, without its link.
 #[derive(Serialize, ToSchema)]

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::runs::SOURCES;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody, whole};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::word;
 use crate::http::error::ApiError;
+use crate::state::AppState;
 
 /// Maximum number of runs in one call. A call is one transaction, for which other writes wait.
 const MANY_RUNS_MAX: u32 = 1000;

@@ -14,13 +14,13 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::api_keys::ApiKeyBody;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::query::{ListPage, PageParams, Query, word};
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::path::Path;
+use crate::state::AppState;
 
 const ROLES: [(&str, Role); 3] = [
     ("member", Role::Member),

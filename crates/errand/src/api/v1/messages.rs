@@ -12,13 +12,13 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::{Given, Query, QueryParams};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
+use crate::state::AppState;
 
 /// A message to a run.
 #[derive(Deserialize, ToSchema)]

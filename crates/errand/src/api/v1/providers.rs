@@ -3,24 +3,19 @@
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::id::TeamId;
 use errand_core::time::Timestamp;
-use errand_engine::model::network::{Kind, OwnProviders};
-use errand_store::model::{ProviderRow, PutProvider};
-use errand_store::{Once, Store, StoreError};
+use errand_store::Once;
+use errand_store::model::ProviderRow;
 use serde::{Deserialize, Serialize};
-use url::Url;
 use utoipa::ToSchema;
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, no_content, response};
 use crate::http::error::ApiError;
 use crate::http::path::{Path, ProviderName};
-
-/// Maximum length of a key or an address.
-const TEXT_CHARS_MAX: usize = 2_000;
+use crate::state::AppState;
+use crate::usecase::provider_checks::{NewProvider, checked_provider};
 
 /// A team's own settings for a provider, without the key.
 #[derive(Serialize, ToSchema)]
@@ -71,21 +66,16 @@ pub(crate) struct ProviderResponse {
 pub(crate) struct PutProviderRequest {
     /// The protocol: `anthropic`, `openai`, `gemini` or `openai_compatible`. It can be omitted if the name is one of
     /// the first three.
-    pub(crate) kind: Option<String>,
+    kind: Option<String>,
     /// The base address: without a version for Anthropic and Gemini, with it for OpenAI and compatible servers.
     #[schema(example = "https://models.example.com/v1")]
-    pub(crate) base_url: Option<String>,
+    base_url: Option<String>,
     /// The API key. If omitted, the stored key is kept, unless the kind or the address changes.
     #[schema(write_only)]
-    pub(crate) api_key: Option<String>,
+    api_key: Option<String>,
 }
 
 impl RequestBody for PutProviderRequest {}
-
-/// The provider settings of a team.
-pub(crate) async fn own_providers(store: &Store, team: TeamId) -> Result<OwnProviders, StoreError> {
-    OwnProviders::of(store, team).await
-}
 
 /// Lists the team's own provider settings, sorted by name.
 ///
@@ -114,74 +104,24 @@ pub(crate) async fn put_provider(
     Path(ProviderName(name)): Path<ProviderName>,
     body: Json<PutProviderRequest>,
 ) -> Result<Answered<ProviderResponse>, ApiError> {
-    let put = checked_provider(&app, caller.team(), name, body.value)?;
+    let PutProviderRequest {
+        kind,
+        base_url,
+        api_key,
+    } = body.value;
+    let new = NewProvider {
+        team: caller.team(),
+        name,
+        kind,
+        base_url,
+        api_key,
+    };
+    let put = checked_provider(&app, new)?;
     let row = app.store.put_provider(put, Once::not_recorded()).await?;
     let provider = row.fresh()?;
     Ok(Answered(ProviderResponse {
         provider: provider.into(),
     }))
-}
-
-/// Validates provider settings.
-pub(crate) fn checked_provider(
-    app: &AppState,
-    team: TeamId,
-    name: String,
-    request: PutProviderRequest,
-) -> Result<PutProvider, ApiError> {
-    let kinds = Kind::ALL.map(Kind::as_str).join(", ");
-    let kind = match &request.kind {
-        Some(text) => Kind::parse(text),
-        None => Kind::well_known(&name),
-    };
-    let kind = kind.ok_or_else(|| ApiError::invalid("kind", format!("must be one of {kinds}")))?;
-    if let Some(text) = &request.base_url {
-        check_base_url(app, text)?;
-    } else if kind == Kind::OpenAiCompatible {
-        return Err(ApiError::invalid(
-            "base_url",
-            "it is missing: send an http or https address",
-        ));
-    }
-    if let Some(key) = &request.api_key {
-        let fits =
-            (1..=TEXT_CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-        if !fits {
-            return Err(ApiError::invalid(
-                "api_key",
-                "must have 1 to 2000 visible ASCII characters",
-            ));
-        }
-    }
-    Ok(PutProvider {
-        team,
-        name,
-        kind: kind.as_str().to_owned(),
-        base_url: request.base_url,
-        key: request.api_key,
-        now: app.clock.now(),
-    })
-}
-
-fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {
-    let wrong = |message: String| ApiError::invalid("base_url", message);
-    let url = Url::parse(text).map_err(|e| wrong(format!("it is not a valid address: {e}")))?;
-    if url.query().is_some() || url.fragment().is_some() || text.len() > TEXT_CHARS_MAX {
-        return Err(wrong("must not have a query".to_owned()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong(
-            "must not contain a user name or password: every member of the team can read it. Put the \
-             provider's key into api_key"
-                .to_owned(),
-        ));
-    }
-    match app.models.network() {
-        Some(network) => network
-            .check_base_url(&url)
-            .map_err(|e| wrong(e.to_string())),
-        None => Ok(()),
-    }
 }
 
 /// Removes the team's own settings for a provider, including the key.

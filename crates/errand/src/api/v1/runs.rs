@@ -1,7 +1,6 @@
 //! Endpoints for runs: start, read, list, stop, retry.
 
 use std::str::FromStr;
-use std::sync::Arc;
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -10,22 +9,22 @@ use errand_core::id::{AgentId, RunId, SandboxId, TeamId, UserId};
 use errand_core::limits::LIST_PAGE_MAX;
 use errand_core::run::Status;
 use errand_core::wire::{PendingRequestBody, RunBody};
-use errand_store::model::{ListedRun, PageQuery, RunFilter, RunView, Runnable, StartRun};
+use errand_store::model::{ListedRun, PageQuery, RunFilter, RunView};
 use errand_store::{StoredAnswer, UNKNOWN_SANDBOX};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::name::webhook_url;
-use super::providers::own_providers;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::{Given, Query, QueryParams, word};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
+use crate::state::AppState;
+use crate::usecase::start_run::{self, NewRun, checked_message};
+use crate::usecase::webhook_url::webhook_url;
 
 /// The sources of runs, as names in the API and in the store.
 pub(crate) const SOURCES: [(&str, &str); 5] = [
@@ -132,75 +131,33 @@ pub(crate) async fn start_run(
     key: IdempotencyKey,
     body: Json<StartRunRequest>,
 ) -> Result<Response, ApiError> {
-    let now = app.clock.now();
-    let wanted = checked(&app, body.value)?;
-    let models = app.models.clone();
-    let own = own_providers(&app.store, caller.team()).await?;
-    let start = StartRun {
-        team: caller.team(),
-        id: app.ids.run(now),
-        agent: wanted.agent_id,
-        source: "api",
-        sandbox: wanted.sandbox,
-        webhook_url: wanted.webhook_url,
-        human_request_webhook_url: wanted.human_request_webhook_url,
-        message: wanted.message.map(|text| (app.ids.message(now), text)),
-        untrusted: wanted.untrusted,
-        by: caller.by(),
-        api_key: Some(caller.api_key()),
-        sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
-        runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
-        now,
-    };
-    let answer = app
-        .store
-        .start_run(start, key.once(&caller, body.sha256, render_started))
-        .await?;
+    let new = checked(&app, &caller, body.value)?;
+    let once = key.once(&caller, body.sha256, render_started);
+    let answer = start_run::start_run(&app, new, once).await?;
     Ok(response(answer, render_started))
 }
 
-/// A request to start a run, validated as far as possible without the store.
-struct Wanted {
-    agent_id: AgentId,
-    sandbox: Option<SandboxId>,
-    webhook_url: Option<String>,
-    human_request_webhook_url: Option<String>,
-    message: Option<String>,
-    untrusted: bool,
-}
-
-fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError> {
+fn checked(app: &AppState, caller: &Caller, request: StartRunRequest) -> Result<NewRun, ApiError> {
     let private = app.settings.allow_private_networks;
     let sandbox = request.sandbox_id.map(|text| {
         SandboxId::parse(&text).ok_or_else(|| ApiError::invalid("sandbox_id", UNKNOWN_SANDBOX))
     });
-    if request.message.as_ref().is_some_and(String::is_empty) {
-        return Err(ApiError::invalid("message", "must not be empty"));
-    }
-    let untrusted = request.untrusted.unwrap_or(false);
-    if untrusted && request.message.is_none() {
-        return Err(unmarked_message());
-    }
-    Ok(Wanted {
-        agent_id: request.agent_id,
+    Ok(NewRun {
+        team: caller.team(),
+        agent: request.agent_id,
+        source: "api",
+        message: checked_message(request.message, request.untrusted.unwrap_or(false))?,
         sandbox: sandbox.transpose()?,
+        sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
         webhook_url: webhook_url("webhook_url", request.webhook_url, private)?,
         human_request_webhook_url: webhook_url(
             "human_request_webhook_url",
             request.human_request_webhook_url,
             private,
         )?,
-        message: request.message,
-        untrusted,
+        by: caller.by(),
+        api_key: Some(caller.api_key()),
     })
-}
-
-/// The error for `untrusted: true` without a message.
-pub(super) fn unmarked_message() -> ApiError {
-    ApiError::invalid(
-        "untrusted",
-        "it says that strangers may have written `message`, but there is no message; send both, or neither",
-    )
 }
 
 pub(super) fn render_started(view: &RunView) -> StoredAnswer {

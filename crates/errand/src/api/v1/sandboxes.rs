@@ -11,14 +11,14 @@ use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::files::charged;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
-use crate::http::receive::blocking;
+use crate::state::AppState;
+use crate::usecase::blocking::blocking;
+use crate::usecase::sandbox_files::charged;
 use errand_core::error_chain::error_chain;
 
 /// A new sandbox.
@@ -91,7 +91,7 @@ async fn remove_files(app: &AppState, sandbox: SandboxId, charged: Option<Charge
     let sandboxes = app.sandboxes.clone();
     let name = sandbox.clone();
     let now = app.clock.now();
-    let removed = blocking(move || Ok(sandboxes.remove(&name, charged, now))).await;
+    let removed = blocking(move || Ok::<_, ApiError>(sandboxes.remove(&name, charged, now))).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(
             error = error_chain(&error),

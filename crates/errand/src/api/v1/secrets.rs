@@ -3,7 +3,6 @@
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::secret::{self, NAME_CHARS_MAX, VALUE_BYTES_MAX, VALUE_CHARS_MIN};
 use errand_core::time::Timestamp;
 use errand_store::model::PageQuery;
 use errand_store::{Secret, SetSecret, StoredAnswer};
@@ -14,13 +13,14 @@ use sha2::Sha256;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::http::error::ApiError;
 use crate::http::path::{Path, SecretName};
+use crate::state::AppState;
+use crate::usecase::secret_checks::check_secret;
 
 /// A secret, without its value.
 #[derive(Serialize, ToSchema)]
@@ -124,7 +124,7 @@ pub(crate) async fn set_secret(
     let value = value
         .0
         .ok_or_else(|| ApiError::invalid("value", "must be a string".to_owned()))?;
-    checked(&name, &value)?;
+    check_secret(&name, &value)?;
     let new = SetSecret {
         team: caller.team(),
         name,
@@ -135,33 +135,6 @@ pub(crate) async fn set_secret(
     let once = key.once(&caller, keyed(&app, body.sha256), render_set);
     let answer = app.store.set_secret(new, once).await?;
     Ok(response(answer, render_set))
-}
-
-/// Validates the name and the value of a secret.
-pub(crate) fn checked(name: &str, value: &str) -> Result<(), ApiError> {
-    if !secret::is_name(name) {
-        return Err(ApiError::invalid(
-            "name",
-            format!(
-                "must have 1 to {NAME_CHARS_MAX} letters, digits and `_`, and must not begin with a digit"
-            ),
-        ));
-    }
-    if value.chars().count() < VALUE_CHARS_MIN {
-        return Err(ApiError::invalid(
-            "value",
-            format!(
-                "must have at least {VALUE_CHARS_MIN} characters: a shorter value could not be distinguished from other text when it is masked"
-            ),
-        ));
-    }
-    if value.len() > VALUE_BYTES_MAX {
-        return Err(ApiError::invalid(
-            "value",
-            format!("must be at most {VALUE_BYTES_MAX} bytes long"),
-        ));
-    }
-    Ok(())
 }
 
 fn render_set(secret: &Secret) -> StoredAnswer {

@@ -3,21 +3,24 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::id::ConnectionId;
+use errand_core::id::{ConnectionId, UserId};
 use errand_core::time::Timestamp;
-use errand_engine::connect::{BegunBy, SignIn};
-use errand_store::{Connection, Setup, StoredAnswer};
+use errand_engine::connect::BegunBy;
+use errand_store::{Setup, StoredAnswer};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
 use crate::api::outer::OuterUrl;
-use crate::api::v1::name::address_to_show;
+use crate::http::error::{ApiError, ErrorCode, ErrorResponse};
 use crate::http::path::Path;
+use crate::http::session_cookie;
+use crate::state::AppState;
+use crate::usecase::sign_in::{self, Brought, ConfirmSignIn};
+use crate::usecase::webhook_url::address_to_show;
 
 /// The page for signing in.
 #[derive(Clone, Serialize, ToSchema)]
@@ -53,7 +56,7 @@ pub(crate) async fn authorize_connection(
         user: caller.user(),
         in_web: false,
     };
-    let begun = begin(&app, &connection, by, &outer).await?;
+    let begun = sign_in::begin(&app, &connection, by, &outer).await?;
     let begun = AuthorizeResponse {
         authorization_url: begun.url,
         expires_at: begun.ends,
@@ -65,21 +68,6 @@ pub(crate) async fn authorize_connection(
 
 fn render_begun(begun: &AuthorizeResponse) -> StoredAnswer {
     rendered(StatusCode::OK, begun)
-}
-
-/// Starts a sign-in. `outer`: the public address of this server, for the callback.
-pub(crate) async fn begin(
-    app: &AppState,
-    connection: &Connection,
-    by: BegunBy,
-    outer: &str,
-) -> Result<SignIn, ApiError> {
-    let callback = format!("{outer}/v1/sign-ins/callback");
-    let begun = app
-        .connections
-        .begin_sign_in(connection, by, &callback)
-        .await;
-    begun.map_err(|why| ApiError::bad_request(format!("the sign-in cannot be started: {why}")))
 }
 
 /// Signs out by deleting the connection's tokens.
@@ -146,8 +134,9 @@ pub(crate) async fn end_sign_in(
         state,
         issuer: brought.iss,
     };
-    if crate::web::user_of(&app, &headers).await? == Some(begun.by.user) {
-        return finish(&app, &brought).await;
+    if user_of(&app, &headers).await? == Some(begun.by.user) {
+        sign_in::finish(&app, &brought).await?;
+        return Ok((app.pages.signed_in)());
     }
     if begun.by.in_web {
         return Err(ApiError::new(
@@ -162,7 +151,7 @@ pub(crate) async fn end_sign_in(
         Setup::Http { url, .. } => address_to_show(url, false),
         Setup::Stdio { command, .. } => command.clone(),
     };
-    Ok(crate::web::confirm_sign_in_page(&ConfirmSignIn {
+    Ok((app.pages.confirm_sign_in)(&ConfirmSignIn {
         brought: &brought,
         team: &team.name,
         who: member.email.as_deref().unwrap_or("Somebody"),
@@ -171,32 +160,11 @@ pub(crate) async fn end_sign_in(
     }))
 }
 
-/// The parameters of a callback that granted access.
-pub(crate) struct Brought {
-    pub(crate) code: String,
-    pub(crate) state: String,
-    pub(crate) issuer: Option<String>,
-}
-
-/// The details that are shown to a person before they sign in another person's connection.
-pub(crate) struct ConfirmSignIn<'a> {
-    pub(crate) brought: &'a Brought,
-    pub(crate) team: &'a str,
-    pub(crate) who: &'a str,
-    pub(crate) connection: &'a str,
-    pub(crate) place: &'a str,
-}
-
-/// Completes a sign-in. The person who started it must still be a member of the team.
-pub(crate) async fn finish(app: &AppState, brought: &Brought) -> Result<Response, ApiError> {
-    let begun = app.connections.sign_in_under_way(&brought.state);
-    let begun = begun.ok_or_else(ApiError::not_found)?;
-    app.store.member(begun.team, begun.by.user).await?;
-    let ended = app
-        .connections
-        .end_sign_in(&brought.state, &brought.code, brought.issuer.as_deref())
-        .await
-        .ok_or_else(ApiError::not_found)?;
-    ended.map_err(|why| ApiError::bad_request(format!("the sign-in failed: {why}")))?;
-    Ok(crate::web::signed_in_page())
+/// The person who is logged in to the web interface in the browser that sends this.
+async fn user_of(app: &AppState, headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    let Some(token) = session_cookie::token_of(&app.settings.public_url, headers) else {
+        return Ok(None);
+    };
+    let session = app.store.session(token.hash(), app.clock.now()).await?;
+    Ok(session.map(|session| session.user))
 }

@@ -10,10 +10,10 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::query::{Given, Query, QueryParams};
 use crate::http::error::ApiError;
+use crate::state::AppState;
 
 pub(crate) const SUMMARY_QUERY: &[&str] = &["since", "until"];
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
+use crate::state::AppState;
 
 /// All built-in tools, sorted by name.
 #[derive(Serialize, ToSchema)]

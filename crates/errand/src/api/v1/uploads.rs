@@ -25,18 +25,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
-use super::files::{open_root, root_of};
-use crate::api::AppState;
-use crate::api::auth::{Caller, address_of, refuse};
-use crate::api::body::{Json, RequestBody, content_length, refuse_compressed};
+use crate::api::auth::Caller;
+use crate::api::body::{Json, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, rendered, replayed, response};
 use crate::api::outer::OuterUrl;
 use crate::api::query::{Given, Query, QueryParams, check_names};
 use crate::api::upload_token::{Grant, sign, verify};
+use crate::http::bodies::{content_length, refuse_compressed};
+use crate::http::client_address::address_of;
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::path::{Path, PathIds};
 use crate::http::receive::{Received, Spooled, receive};
 use crate::http::slots::Holder;
+use crate::state::AppState;
+use crate::usecase::sandbox_files::{open_root, root_of};
 
 /// Maximum size of a form apart from the file.
 const FORM_BYTES_MAX: u64 = 1024 * 1024;
@@ -98,7 +100,7 @@ pub(crate) async fn upload_file(
     request: Request,
 ) -> Result<Response, ApiError> {
     let _slot = app.begin_upload(caller.team(), Holder::Key(caller.api_key()))?;
-    let root = root_of(&app, &caller, sandbox.clone()).await?;
+    let root = root_of(&app, caller.team(), &sandbox).await?;
     let received = if is_form(request.headers()) {
         from_form(&app, root, path, request).await?
     } else {
@@ -285,7 +287,12 @@ impl Form {
 }
 
 async fn spool(app: &AppState, field: Field<'_>, limit: u64) -> Result<Spooled, ApiError> {
-    Spooled::receive(app, limit, field.map_err(|error| of_form(&error, limit))).await
+    Spooled::receive(
+        &app.sandboxes,
+        limit,
+        field.map_err(|error| of_form(&error, limit)),
+    )
+    .await
 }
 
 async fn path_part(mut field: Field<'_>, limit: u64) -> Result<String, ApiError> {
@@ -428,7 +435,9 @@ pub(crate) async fn put_upload(
             ErrorCode::Unauthorized,
             "the upload URL is invalid or has expired: request a new one",
         );
-        return Err(refuse(&app, request.headers(), peer, now, refusal));
+        return Err(app
+            .failed_authentications
+            .refuse(request.headers(), peer, now, refusal));
     };
     if app.settings.unknown_fields_refused {
         check_names(request.uri().query(), &[])?;

@@ -10,20 +10,23 @@ use errand_core::time::{Day, Timestamp};
 use errand_core::transcript::{AnswerKind, AttemptOutcome, Purpose};
 use errand_store::model::ModelCallRow;
 use errand_store::{StoredAnswer, UsageKey, UsageLine, UsageQuery as StoreQuery, UsageSums};
-use http::header::{self, HeaderValue};
+use http::header;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::csv::Csv;
 use super::summary::Days;
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::{Given, Query, QueryParams, word};
-use crate::api::vary;
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::file_response;
+use crate::http::path::Path;
+use crate::http::vary;
+use crate::state::AppState;
+use crate::usecase::usage_csv::{seconds, usage_csv};
 
 pub(crate) const QUERY: &[&str] = &["group_by", "since", "until", "format"];
 
@@ -75,15 +78,6 @@ impl QueryParams for UsageParams {
                 .transpose()?,
         })
     }
-}
-
-fn seconds(ms: u64) -> f64 {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "milliseconds stay far below 2^52"
-    )]
-    let ms = ms as f64;
-    ms / 1000.0
 }
 
 /// The team's spending limit.
@@ -333,7 +327,8 @@ pub(crate) async fn get_usage(
     };
     let (lines, sum) = app.store.usage_by(query.clone()).await?;
     let mut response = if params.csv.unwrap_or_else(|| wants_csv(&headers)) {
-        csv_file(&query, &lines)?
+        let text = usage_csv(&query.by, &lines);
+        file_response::csv(&format!("usage-{since}-{until}.csv"), text)?
     } else {
         Answered(UsageResponse {
             since,
@@ -352,81 +347,6 @@ pub(crate) async fn get_usage(
 fn wants_csv(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     accept.is_some_and(|accept| accept.trim().eq_ignore_ascii_case("text/csv"))
-}
-
-/// The usage report as a CSV download.
-pub(crate) fn csv_file(query: &StoreQuery, lines: &[UsageLine]) -> Result<Response, ApiError> {
-    let (since, until) = (query.since, query.until);
-    let name = format!("attachment; filename=\"usage-{since}-{until}.csv\"");
-    let disposition = HeaderValue::try_from(name).map_err(ApiError::internal)?;
-    let headers = [
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/csv; charset=utf-8"),
-        ),
-        (header::CONTENT_DISPOSITION, disposition),
-    ];
-    Ok((headers, csv_of(&query.by, lines)).into_response())
-}
-
-fn csv_of(by: &[UsageKey], lines: &[UsageLine]) -> String {
-    let is = |key: UsageKey| by.contains(&key);
-    let mut head = Vec::new();
-    for (key, columns) in [
-        (UsageKey::Day, &["day"][..]),
-        (UsageKey::Agent, &["agent_id", "agent_name"]),
-        (UsageKey::Model, &["model"]),
-        (UsageKey::ApiKey, &["api_key_id", "api_key_name"]),
-    ] {
-        if is(key) {
-            head.extend_from_slice(columns);
-        }
-    }
-    head.extend_from_slice(&[
-        "runs",
-        "model_calls",
-        "input_tokens",
-        "cached_tokens",
-        "output_tokens",
-        "cost_usd",
-        "model_seconds",
-    ]);
-    let mut csv = Csv::new(&head);
-    for line in lines.iter().map(UsageLineBody::from) {
-        let id = |id: Option<Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
-        if let Some(day) = line.day {
-            csv.value(day);
-        }
-        if is(UsageKey::Agent) {
-            csv.value(id(line.agent_id));
-            csv.text(&line.agent_name.unwrap_or_default());
-        }
-        if let Some(model) = &line.model {
-            csv.text(model);
-        }
-        if let Some(key) = line.api_key_id {
-            csv.value(id(key));
-            csv.text(&line.api_key_name.flatten().unwrap_or_default());
-        }
-        let sums = line.sums;
-        for number in [
-            sums.runs,
-            sums.model_calls,
-            sums.input_tokens,
-            sums.cached_tokens,
-            sums.output_tokens,
-        ] {
-            csv.value(number);
-        }
-        match sums.cost_usd {
-            Some(usd) => csv.value(usd),
-            // An unknown cost.
-            None => csv.text(""),
-        }
-        csv.value(sums.model_seconds);
-        csv.end_line();
-    }
-    csv.finish()
 }
 
 /// Returns the team's monthly spending and limit, and the disk space of its sandboxes and its limit.

@@ -9,12 +9,12 @@ use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
 use crate::api::idempotency::{IdempotencyKey, rendered, replayed};
 use crate::http::error::ApiError;
 use crate::secret_key::webhook_secret;
+use crate::state::AppState;
 
 /// The signing secret, in the form that Standard Webhooks libraries accept.
 #[derive(Serialize, ToSchema)]

@@ -15,14 +15,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::deliveries::{DeliveryListResponse, DeliveryResponse, list_of, render_sent};
-use super::name::{address_to_show, webhook_url};
-use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody, absent_or_null};
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::query::{ListPage, PageParams, Query, word};
 use crate::http::error::ApiError;
 use crate::http::path::Path;
+use crate::state::AppState;
+use crate::usecase::webhook_url::{address_to_show, webhook_url};
 
 /// Maximum length of a description.
 const DESCRIPTION_CHARS_MAX: usize = 500;
@@ -136,7 +136,11 @@ pub(crate) struct ChangeWebhookRequest {
 impl RequestBody for ChangeWebhookRequest {}
 
 fn address(app: &AppState, text: Option<String>) -> Result<Option<String>, ApiError> {
-    webhook_url("url", text, app.settings.allow_private_networks)
+    Ok(webhook_url(
+        "url",
+        text,
+        app.settings.allow_private_networks,
+    )?)
 }
 
 fn events(texts: &[String]) -> Result<Vec<WebhookEvent>, ApiError> {

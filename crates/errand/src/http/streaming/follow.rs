@@ -17,8 +17,7 @@ use std::pin::Pin;
 
 use errand_store::PageBounds;
 
-use super::{Event, Events, LargeEvent};
-use crate::api::AppState;
+use super::{Event, Events, LargeEvent, Streams};
 use crate::http::slots::Holder;
 
 /// Interval for comments on a silent stream, and for checking the reader's permission. Part of the API contract.
@@ -55,7 +54,7 @@ pub(crate) trait Source: Send + 'static {
 
 /// Turns a [`Source`] into a stream of events.
 pub(crate) struct Follower<S> {
-    app: AppState,
+    streams: Streams,
     /// The key or person to whom large entries are charged.
     holder: Holder,
     page: PageBounds,
@@ -71,14 +70,14 @@ pub(crate) struct Follower<S> {
 impl<S: Source> Follower<S> {
     /// Follows a source in pages of these bounds. `ready`: events to send before the first page.
     pub(crate) fn new(
-        app: AppState,
+        streams: Streams,
         holder: Holder,
         page: PageBounds,
         source: S,
         ready: VecDeque<Event>,
     ) -> Self {
         Self {
-            app,
+            streams,
             holder,
             page,
             source,
@@ -101,8 +100,8 @@ impl<S: Source> Follower<S> {
                 self.large = Some(large?);
                 Some(PageBounds { entries: 1, whole: true, ..self.page })
             }
-            () = self.app.draining.cancelled() => None,
-            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => {
+            () = self.streams.draining.cancelled() => None,
+            () = self.streams.clock.sleep_ms(COMMENT_EVERY_MS) => {
                 self.ready.push_back(Event::comment());
                 Some(self.page)
             }
@@ -114,8 +113,8 @@ impl<S: Source> Follower<S> {
         tokio::select! {
             biased;
             () = self.source.wait(&mut self.ready) => {}
-            () = self.app.draining.cancelled() => {}
-            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::comment()),
+            () = self.streams.draining.cancelled() => {}
+            () = self.streams.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::comment()),
         }
     }
 }
@@ -128,7 +127,7 @@ impl<S: Source> Events for Follower<S> {
             }
             self.large = None;
             if self.has_ended
-                || self.app.draining.is_cancelled()
+                || self.streams.draining.is_cancelled()
                 || !self.source.may_be_read().await
             {
                 return None;
@@ -140,7 +139,7 @@ impl<S: Source> Events for Follower<S> {
             match self.source.read(bounds, &mut self.ready).await {
                 PageRead::Whole => {}
                 PageRead::TooLarge => {
-                    let turn = self.app.large_events.clone().enter(self.holder);
+                    let turn = self.streams.large.clone().enter(self.holder);
                     self.entering = Some(Box::pin(turn));
                 }
                 PageRead::Last => self.has_ended = true,

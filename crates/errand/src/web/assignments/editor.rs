@@ -18,13 +18,13 @@ use errand_core::limits::{CONFIG_BYTES_MAX, NAME_CHARS_MAX};
 use errand_core::policy;
 use errand_store::model::{NewAgent, NewBuild, PageQuery};
 use errand_store::{Connection, Once, StoreError};
-use http::StatusCode;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use super::locate::line_of;
 use super::{Tab, head, word_of};
-use crate::api::v1::builds::check_reach;
+use crate::usecase::UseCaseError;
+use crate::usecase::build_checks::check_reach;
 use crate::web::failure::{PageError, Shown, sentence};
 use crate::web::form::{Fields, Form, Path};
 use crate::web::guard::Visitor;
@@ -189,8 +189,8 @@ async fn made(
     };
     match check_reach(web, visitor.team_id(), &parsed, "").await {
         Ok(_) => Ok(Ok((name, config))),
-        Err(error) if error.status() == StatusCode::BAD_REQUEST => {
-            let message = error.message().trim_start_matches("config.");
+        Err(UseCaseError::Refused(message)) => {
+            let message = message.trim_start_matches("config.");
             let (path, message) = message.split_once(": ").unwrap_or(("", message));
             let bad = BadConfig {
                 path: path.to_owned(),

@@ -20,11 +20,13 @@ use super::overview;
 use crate::http::error::ApiError;
 use crate::http::receive::Spooled;
 use crate::http::slots::Holder;
+use crate::usecase::sandbox_files::root_of;
+use crate::usecase::start_run::FirstMessage;
 use crate::web::failure::{PageError, Shown, told};
 use crate::web::form::{Path, TOKEN_FIELD, check_token};
 use crate::web::guard::Visitor;
-use crate::web::run::act::{FirstMessage, begin};
-use crate::web::{Web, files, ui};
+use crate::web::run::act::begin;
+use crate::web::{Web, ui};
 
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const FILES_MAX: usize = 50;
@@ -180,10 +182,10 @@ async fn put(
             ui::size(limit)
         ))
     };
-    let spooled = Spooled::receive(web, limit, parts)
+    let spooled = Spooled::receive(&web.sandboxes, limit, parts)
         .await
         .map_err(|error| told_of_upload(error, &too_large))?;
-    let root = files::root_of(web, visitor, sandbox).await?;
+    let root = root_of(web, visitor.team_id(), sandbox).await?;
     // The size was checked already, so a refusal means that the sandbox or the team has no room. The error says which.
     let received = spooled
         .into_received(root, path, limit)

@@ -1,15 +1,13 @@
 //! Actions on a run: message, stop, retry, run again.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use errand_core::id::{AgentId, RunId, SandboxId};
 use errand_core::transcript::Body;
-use errand_store::model::{PostMessage, Runnable, StartRun};
+use errand_store::model::PostMessage;
 use errand_store::{Once, Reach, StoreError};
 
 use super::to_run;
-use crate::api::own_providers;
+use crate::usecase::start_run::{FirstMessage, NewRun, start_run};
 use crate::web::Web;
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Form, Path};
@@ -112,14 +110,6 @@ pub(in crate::web) async fn again(
     Ok(to_run(started))
 }
 
-/// The first message of a run that a person starts.
-#[derive(Clone)]
-pub(in crate::web) struct FirstMessage {
-    pub(in crate::web) text: String,
-    /// Whether someone outside the team may have written it.
-    pub(in crate::web) untrusted: bool,
-}
-
 /// Starts a run from a page.
 pub(in crate::web) async fn begin(
     web: &Web,
@@ -128,26 +118,18 @@ pub(in crate::web) async fn begin(
     message: Option<FirstMessage>,
     sandbox: Option<SandboxId>,
 ) -> Result<RunId, StoreError> {
-    let now = web.clock.now();
-    let models = web.models.clone();
-    let own = own_providers(&web.store, visitor.team_id()).await?;
-    let id = web.ids.run(now);
-    let start = StartRun {
+    let new = NewRun {
         team: visitor.team_id(),
-        id,
         agent,
         source: "web",
         sandbox,
+        sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
         webhook_url: None,
         human_request_webhook_url: None,
-        untrusted: message.as_ref().is_some_and(|first| first.untrusted),
-        message: message.map(|first| (web.ids.message(now), first.text)),
+        message,
         by: visitor.user_id().into(),
         api_key: None,
-        sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
-        runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
-        now,
     };
-    web.store.start_run(start, Once::not_recorded()).await?;
-    Ok(id)
+    let started = start_run(web, new, Once::not_recorded()).await?;
+    Ok(RunId::from_stored(started.fresh()?.run.id))
 }

@@ -1,7 +1,5 @@
 //! *Fork from here*: starts a new run with this run's transcript up to a message, a build of the same assignment, and a
 //! copy of the files.
-//!
-//! The same function as for `POST /v1/runs/{run_id}/fork` creates the fork.
 
 use axum::extract::State;
 use errand_core::id::{AgentId, BuildId, MessageId, RunId};
@@ -11,7 +9,8 @@ use maud::{Markup, html};
 
 use super::transcript::{self, Calls, Context};
 use super::{people_of, to_run};
-use crate::api::v1::forks::{ForkRunRequest, Forking, make};
+use crate::usecase::fork_run::{NewFork, fork_run};
+use crate::usecase::start_run::FirstMessage;
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Fields, Form, Params, Path, Told};
 use crate::web::guard::Visitor;
@@ -158,22 +157,24 @@ async fn try_fork(
     run: RunId,
     sent: &Fields,
 ) -> Result<RunId, PageError> {
-    let wanted = ForkRunRequest {
+    let new = NewFork {
+        team: visitor.team_id(),
+        run,
         after_message: id_of(sent, "after_message")?,
         build: id_of(sent, "build")?,
-        message: sent.given("message").map(str::to_owned),
-        // The mark is about the message, so without one there is nothing to mark.
-        untrusted: Some(sent.is_on("untrusted") && sent.given("message").is_some()),
-        files: Some(!sent.is_on("no_files")),
-        ..ForkRunRequest::default()
-    };
-    let by = Forking {
-        team: visitor.team_id(),
+        message: sent.given("message").map(|text| FirstMessage {
+            text: text.to_owned(),
+            untrusted: sent.is_on("untrusted"),
+        }),
+        files: !sent.is_on("no_files"),
+        webhook_url: None,
+        human_request_webhook_url: None,
+        sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
         by: visitor.user_id().into(),
         api_key: None,
         source: "web",
     };
-    let made = make(web, &by, run, wanted, Once::not_recorded()).await??;
+    let made = fork_run(web, new, Once::not_recorded()).await?;
     Ok(RunId::from_stored(made.fresh()?.run.id))
 }
 

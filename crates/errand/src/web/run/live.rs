@@ -18,7 +18,6 @@ use maud::{Markup, html};
 
 use super::transcript::{self, Calls, Context};
 use super::{PART, actions, hint_of, open_request, people_of, side, state};
-use crate::api::AppState;
 use crate::http::slots::Holder;
 use crate::http::streaming::follow::{Follower, PageRead, Source};
 use crate::http::streaming::{Event, respond};
@@ -70,13 +69,13 @@ pub(in crate::web) async fn stream(
         is_first: true,
     };
     let follower = Follower::new(
-        AppState::clone(&web),
+        web.streams.clone(),
         holder,
         LIVE_PART,
         page,
         VecDeque::new(),
     );
-    Ok(respond(&web, follower, slot))
+    Ok(respond(&web.streams, follower, slot))
 }
 
 /// The text streamed so far for the model's next message.

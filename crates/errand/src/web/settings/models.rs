@@ -7,9 +7,10 @@ use errand_store::model::ProviderRow;
 use errand_store::{Once, UsageKey, UsageLine, UsageQuery};
 use maud::{Markup, html};
 
-use crate::api::v1::providers::{PutProviderRequest, checked_provider};
 use crate::http::path::{PathIds as _, ProviderName};
-use crate::web::failure::{Shown, sentence};
+use crate::usecase::UseCaseError;
+use crate::usecase::provider_checks::{NewProvider, checked_provider};
+use crate::web::failure::{PageError, Shown, sentence};
 use crate::web::form::{Fields, Form};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
@@ -132,18 +133,20 @@ fn form(visitor: &Visitor, sent: &Fields) -> Markup {
     }
 }
 
-/// A validation message of the API, with the labels of the form.
-fn told(message: &str) -> String {
-    let names = [
-        ("kind", "Kind"),
-        ("base_url", "Base URL"),
-        ("api_key", "Key"),
-    ];
-    let known = names.iter().find_map(|(field, name)| {
-        let said = message.strip_prefix(field)?.strip_prefix(": ")?;
-        Some(format!("{name}: {said}"))
-    });
-    sentence(known.as_deref().unwrap_or(message))
+/// A refusal with the form's own names of fields.
+fn told(error: UseCaseError) -> Result<String, PageError> {
+    match error {
+        UseCaseError::Invalid { field, message } => {
+            let name = match field.as_str() {
+                "kind" => "Kind",
+                "base_url" => "Base URL",
+                "api_key" => "Key",
+                other => other,
+            };
+            Ok(sentence(&format!("{name}: {message}")))
+        }
+        other => Err(other.into()),
+    }
 }
 
 pub(in crate::web) async fn put(
@@ -151,20 +154,21 @@ pub(in crate::web) async fn put(
     visitor: Visitor,
     Form(sent): Form,
 ) -> Shown {
-    let request = PutProviderRequest {
+    let new = NewProvider {
+        team: visitor.team_id(),
+        name: sent.get("name").trim().to_owned(),
         kind: sent.given("kind").map(str::to_owned),
         base_url: sent.given("base_url").map(str::to_owned),
         api_key: sent.given("api_key").map(str::to_owned),
     };
-    let name = sent.get("name").trim().to_owned();
-    if ProviderName::read(&|_| Some(name.clone())).is_err() {
+    if ProviderName::read(&|_| Some(new.name.clone())).is_err() {
         let wrong = "The name must consist of lowercase letters, digits, “_” and “-”.";
         return render(&web, &visitor, &sent, Some(wrong)).await;
     }
-    let put = match checked_provider(&web, visitor.team_id(), name, request) {
+    let put = match checked_provider(&web, new) {
         Ok(put) => put,
         Err(error) => {
-            let wrong = told(error.message());
+            let wrong = told(error)?;
             return render(&web, &visitor, &sent, Some(&wrong)).await;
         }
     };

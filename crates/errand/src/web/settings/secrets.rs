@@ -11,7 +11,7 @@ use errand_store::model::PageQuery;
 use errand_store::{Secret, SetSecret};
 use maud::{Markup, html};
 
-use crate::api::v1::secrets::checked;
+use crate::usecase::secret_checks::check_secret;
 use crate::web::failure::{Shown, sentence};
 use crate::web::form::{Form, Params};
 use crate::web::guard::Visitor;
@@ -125,8 +125,8 @@ pub(in crate::web) async fn set(
 ) -> Shown {
     let name = sent.get("name").trim().to_owned();
     let value = sent.get("value").to_owned();
-    if let Err(error) = checked(&name, &value) {
-        let wrong = sentence(error.message());
+    if let Err(error) = check_secret(&name, &value) {
+        let wrong = sentence(&error.to_string());
         return render(&web, &visitor, 0, &name, Some(&wrong)).await;
     }
     let new = SetSecret {

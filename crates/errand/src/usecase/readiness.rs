@@ -11,11 +11,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use errand_engine::EngineContext;
 use errand_store::Trouble;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-
-use super::AppState;
 
 /// How long a result is kept. Probes usually come every few seconds.
 const KEPT_FOR: Duration = Duration::from_millis(500);
@@ -33,9 +32,9 @@ pub(crate) struct Readiness {
 
 impl Readiness {
     /// Checks whether the server is ready for requests.
-    pub(crate) async fn check(&self, app: &AppState) -> Result<(), NotReady> {
+    pub(crate) async fn check(&self, engine: &EngineContext) -> Result<(), NotReady> {
         // Checked first and not cached, because stopping is final.
-        if app.draining.is_cancelled() {
+        if engine.draining.is_cancelled() {
             return Err("the server is stopping".into());
         }
         // Concurrent requests wait for the running round and share its result.
@@ -45,14 +44,14 @@ impl Readiness {
         {
             return answer.clone();
         }
-        let answer = Self::round(app).await;
+        let answer = Self::round(engine).await;
         *last = Some((Instant::now(), answer.clone()));
         answer
     }
 
-    async fn round(app: &AppState) -> Result<(), NotReady> {
+    async fn round(engine: &EngineContext) -> Result<(), NotReady> {
         // A problem that an earlier read or write has detected.
-        if let Some(why) = app.store.condition().why_not_ready() {
+        if let Some(why) = engine.store.condition().why_not_ready() {
             return Err(why.into());
         }
         let (thread, disk, read, write) = tokio::join!(
@@ -60,9 +59,12 @@ impl Readiness {
                 thread_is_free(),
                 "no thread is free for file and database operations"
             ),
-            within(disk_has_room(app), "the disk does not respond"),
-            within(read_works(app), "the database does not respond to a read"),
-            within(writer_works(app), "the database does not accept writes"),
+            within(disk_has_room(engine), "the disk does not respond"),
+            within(
+                read_works(engine),
+                "the database does not respond to a read"
+            ),
+            within(writer_works(engine), "the database does not accept writes"),
         );
         thread.and(disk).and(read).and(write)
     }
@@ -86,8 +88,8 @@ async fn thread_is_free() -> Result<(), NotReady> {
 }
 
 /// Detects a full disk before a write fails.
-async fn disk_has_room(app: &AppState) -> Result<(), NotReady> {
-    let dir = app.store.dir().to_owned();
+async fn disk_has_room(engine: &EngineContext) -> Result<(), NotReady> {
+    let dir = engine.store.dir().to_owned();
     let is_full = tokio::task::spawn_blocking(move || crate::watch::is_full(&dir));
     if is_full.await.unwrap_or(false) {
         return Err(Trouble::Full.to_string().into());
@@ -95,20 +97,22 @@ async fn disk_has_room(app: &AppState) -> Result<(), NotReady> {
     Ok(())
 }
 
-async fn read_works(app: &AppState) -> Result<(), NotReady> {
-    app.store
+async fn read_works(engine: &EngineContext) -> Result<(), NotReady> {
+    engine
+        .store
         .check_read()
         .await
         .map_err(|error| format!("the database cannot be read: {error}").into())
 }
 
-async fn writer_works(app: &AppState) -> Result<(), NotReady> {
-    if *app.store.poisoned().borrow() {
+async fn writer_works(engine: &EngineContext) -> Result<(), NotReady> {
+    if *engine.store.poisoned().borrow() {
         return Err(
             "a write to the disk failed and its outcome is unknown: the server restarts".into(),
         );
     }
-    app.store
+    engine
+        .store
         .check_writer()
         .await
         .map_err(|error| format!("the database does not accept writes: {error}").into())

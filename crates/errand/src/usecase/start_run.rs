@@ -1,0 +1,92 @@
+//! Starts a run.
+
+use std::sync::Arc;
+
+use errand_core::author::By;
+use errand_core::id::{AgentId, ApiKeyId, SandboxId, TeamId};
+use errand_engine::EngineContext;
+use errand_engine::model::network::OwnProviders;
+use errand_store::model::{RunView, Runnable, StartRun};
+use errand_store::{Answer, Once, StoreError};
+
+use super::UseCaseError;
+
+/// The first message of a run.
+#[derive(Clone)]
+pub(crate) struct FirstMessage {
+    pub(crate) text: String,
+    /// Whether someone outside the team may have written it.
+    pub(crate) untrusted: bool,
+}
+
+/// A run to start.
+pub(crate) struct NewRun {
+    pub(crate) team: TeamId,
+    /// The agent whose live build is run.
+    pub(crate) agent: AgentId,
+    /// `api`, `web`, …: where the request came from.
+    pub(crate) source: &'static str,
+    /// Without one, the run gets a sandbox of its own when it needs one.
+    pub(crate) sandbox: Option<SandboxId>,
+    /// How long the sandbox is kept after its last use, in milliseconds.
+    pub(crate) sandbox_ttl_ms: u64,
+    pub(crate) webhook_url: Option<String>,
+    pub(crate) human_request_webhook_url: Option<String>,
+    pub(crate) message: Option<FirstMessage>,
+    pub(crate) by: By,
+    pub(crate) api_key: Option<ApiKeyId>,
+}
+
+/// Starts a run of the agent's live build.
+///
+/// # Errors
+/// The store's, as they are: which field is wrong, or why the build cannot run.
+pub(crate) async fn start_run(
+    engine: &EngineContext,
+    new: NewRun,
+    once: Once<RunView>,
+) -> Result<Answer<RunView>, StoreError> {
+    let now = engine.clock.now();
+    let start = StartRun {
+        team: new.team,
+        id: engine.ids.run(now),
+        agent: new.agent,
+        source: new.source,
+        sandbox: new.sandbox,
+        webhook_url: new.webhook_url,
+        human_request_webhook_url: new.human_request_webhook_url,
+        untrusted: new.message.as_ref().is_some_and(|first| first.untrusted),
+        message: new
+            .message
+            .map(|first| (engine.ids.message(now), first.text)),
+        by: new.by,
+        api_key: new.api_key,
+        sandbox_ttl_ms: new.sandbox_ttl_ms,
+        runnable: runnable(engine, new.team).await?,
+        now,
+    };
+    engine.store.start_run(start, once).await
+}
+
+/// Whether a build can run for the team now: checked inside the transaction that starts the run.
+pub(super) async fn runnable(engine: &EngineContext, team: TeamId) -> Result<Runnable, StoreError> {
+    let models = engine.models.clone();
+    let own = OwnProviders::of(&engine.store, team).await?;
+    Ok(Runnable(Arc::new(move |build| models.check(build, &own))))
+}
+
+/// Checks the first message of a request: it is not empty, and only a message can be marked as untrusted.
+pub(crate) fn checked_message(
+    text: Option<String>,
+    untrusted: bool,
+) -> Result<Option<FirstMessage>, UseCaseError> {
+    match text {
+        Some(text) if text.is_empty() => Err(UseCaseError::invalid("message", "must not be empty")),
+        Some(text) => Ok(Some(FirstMessage { text, untrusted })),
+        None if untrusted => Err(UseCaseError::invalid(
+            "untrusted",
+            "it says that strangers may have written `message`, but there is no message; send both, or neither",
+        )),
+        None => Ok(None),
+    }
+}
