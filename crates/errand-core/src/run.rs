@@ -6,6 +6,44 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::wire_enum::wire_enum;
+
+wire_enum! {
+    /// What a run that has not ended waits for, as in `waiting_on.kind`.
+    WaitReason {
+        /// A person's answer.
+        Human = "human",
+        /// The time at which it continues by itself.
+        Timer = "timer",
+        /// Its model can be asked again.
+        Retry = "retry",
+        /// A slot for active runs.
+        Slot = "place",
+        /// The run that uses its sandbox.
+        Sandbox = "sandbox",
+        /// The run that it started.
+        ChildRun = "child_run",
+        /// The preparation of its first step.
+        Start = "start",
+        /// Its model's turn.
+        Model = "model",
+        /// A tool call.
+        Tool = "tool",
+    }
+}
+
+wire_enum! {
+    /// The way by which a run was started. A child run has none, because another run started it.
+    RunSource {
+        Api = "api",
+        Web = "web",
+        Schedule = "schedule",
+        Mcp = "mcp",
+        /// The operator, on the machine itself.
+        Cli = "cli",
+    }
+}
+
 /// The status of a run, as it is on the wire and in the database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -173,6 +211,7 @@ pub fn apply(status: Status, event: Event) -> Result<Transition, Refused> {
             ..to(S::Waiting)
         }),
         (S::Waiting, E::Answered) => Ok(Transition {
+            closes_request: true,
             wakes: true,
             ..to(S::Running)
         }),

@@ -1,4 +1,21 @@
-//! The events that webhooks can subscribe to.
+//! The events that webhooks can subscribe to, and the states of their deliveries.
+
+use crate::wire_enum::wire_enum;
+
+wire_enum! {
+    /// The state of a delivery.
+    DeliveryState {
+        /// Another attempt is due.
+        Pending = "pending",
+        Delivered = "delivered",
+        /// The receiver wants no more deliveries (status 410).
+        Gone = "gone",
+        /// The three days for retries have passed.
+        Exhausted = "exhausted",
+        /// Its webhook was deleted before it was delivered.
+        Dropped = "dropped",
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WebhookEvent {

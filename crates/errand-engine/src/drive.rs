@@ -26,19 +26,20 @@ use errand_core::id::{ClaimToken, MessageId, SandboxId};
 use errand_core::ledger::Ledger;
 use errand_core::next::{Next, Rules, next};
 use errand_core::policy::{Hints, Policy};
-use errand_core::run::RunError;
+use errand_core::run::{RunError, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::tool_error::ToolErrorCode;
 use errand_core::transcript::{Body, Entry, NewEntry, Outcome, ToolCall};
 use errand_sandbox::Charged;
 use errand_store::RevocationListener;
 use errand_store::StoreError;
-use errand_store::model::{Claimed, DrivenRun, Left, StepCommit, StepEnd, Usage};
+use errand_store::model::{Claimed, Committed, DrivenRun, LateResults, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::checked_start::{CHECKS_MAX, is_of_another_build};
 use crate::connect::{Offer, OfferFor};
 use crate::context::EngineContext;
 use crate::model::{self, ModelError, Session, Setup};
@@ -57,7 +58,7 @@ const BUFFERED_MS_MAX: u64 = 100;
 pub(crate) enum DriveError {
     /// The claim is no longer held. Holds the outcomes of tool calls and model calls that had begun.
     #[error("the run was taken from its driver")]
-    Fenced(Left),
+    Fenced(LateResults),
     /// The run cannot continue and fails with this error.
     #[error("{}", .0.message)]
     Fails(RunError),
@@ -71,7 +72,7 @@ pub(crate) enum DriveError {
 impl From<StoreError> for DriveError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Fenced => Self::Fenced(Left::default()),
+            StoreError::Fenced => Self::Fenced(LateResults::default()),
             other => Self::Store(other),
         }
     }
@@ -393,7 +394,7 @@ impl Driver<'_> {
         self.cost_usd += buffer.usage.cost_usd;
         let now = self.now();
         let workspace = self.workspace.as_ref();
-        let step = StepCommit {
+        let mut step = StepCommit {
             run: self.run.id,
             claim: self.claim,
             step: self.step + 1,
@@ -407,11 +408,7 @@ impl Driver<'_> {
             step_deadline: now.plus_ms(self.step_ms_max),
             now,
         };
-        let committed = match retry_while_unavailable(self.engine, || {
-            self.engine.store.commit_step(step.clone())
-        })
-        .await
-        {
+        let committed = match self.commit_checked(&mut step).await {
             Err(StoreError::Fenced) => return Err(DriveError::Fenced(self.late(&step.entries))),
             answer => answer?,
         };
@@ -435,6 +432,22 @@ impl Driver<'_> {
                 .end_drive(self.run.id, self.claim, true);
         }
         Ok(committed.goes_on)
+    }
+
+    /// Commits a step. If it starts a child run of another build than the one that was checked, checks again.
+    async fn commit_checked(&self, step: &mut StepCommit) -> Result<Committed, StoreError> {
+        let mut checks = 1;
+        loop {
+            let commit = || self.engine.store.commit_step(step.clone());
+            let committed = retry_while_unavailable(self.engine, commit).await;
+            match &mut step.end {
+                StepEnd::Child(start) if checks < CHECKS_MAX && is_of_another_build(&committed) => {
+                    start.expected_build = self.checked_child(start).await?;
+                    checks += 1;
+                }
+                _ => return committed,
+            }
+        }
     }
 
     async fn fail(&mut self, error: RunError) -> Result<(), DriveError> {
@@ -514,7 +527,7 @@ impl Driver<'_> {
         }
         if !reads || self.buffer.sandbox.is_some() {
             self.commit(StepEnd::Go {
-                doing: "tool",
+                doing: WaitReason::Tool,
                 who: Some(first.name.clone()),
             })
             .await?;
@@ -561,7 +574,7 @@ impl Driver<'_> {
     }
 
     /// The late outcomes in entries that cannot be committed, because the run was taken away.
-    fn late(&self, entries: &[NewEntry]) -> Left {
+    fn late(&self, entries: &[NewEntry]) -> LateResults {
         let changes = |name: &str| self.tool(name).is_some_and(|tool| !tool.hints().read_only);
         let results = entries.iter().filter_map(|entry| match &entry.body {
             Body::ToolResult {
@@ -571,7 +584,7 @@ impl Driver<'_> {
             } if changes(name) => Some((call_id.clone(), outcome.clone())),
             _ => None,
         });
-        Left {
+        LateResults {
             outcomes: results.collect(),
             model_calls: spending::model_calls(entries).collect(),
         }

@@ -9,7 +9,7 @@ use std::error::Error as StdError;
 use errand_core::id::ClaimToken;
 use errand_core::run::RunError;
 use errand_store::StoreError;
-use errand_store::model::{Left, ReadyRun};
+use errand_store::model::{LateResults, ReadyRun};
 
 use crate::context::EngineContext;
 use crate::drive::DriveError;
@@ -54,14 +54,14 @@ async fn fail(
     })
     .await?;
     // If the run was taken away before it could fail, its sandbox stays reserved until this driver reports.
-    leave(engine, ready, claim, &Left::default()).await
+    leave(engine, ready, claim, &LateResults::default()).await
 }
 
 async fn leave(
     engine: &EngineContext,
     ready: ReadyRun,
     claim: ClaimToken,
-    left: &Left,
+    left: &LateResults,
 ) -> Result<(), StoreError> {
     retry_while_unavailable(engine, || {
         engine

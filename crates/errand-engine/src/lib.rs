@@ -7,6 +7,7 @@
 //! It keeps nothing in memory that the store cannot rebuild. A run that waits holds no task and no memory. If a driver
 //! dies in the middle of a step, another one continues from the transcript.
 
+pub mod checked_start;
 pub mod clock;
 pub mod connect;
 pub mod deltas;

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use errand_core::id::{BuildId, RunId};
+
 use crate::db::sqlite::Trouble;
 
 /// One variant for each case that callers handle differently.
@@ -27,6 +29,13 @@ pub enum StoreError {
     /// The caller's role does not allow the operation. Nothing was changed.
     #[error("{0}")]
     Forbidden(String),
+    /// The caller has checked another build than the one that the run would use. Nothing was changed; check this one and
+    /// try again.
+    #[error("the live build has changed to {build}")]
+    BuildChanged { build: BuildId },
+    /// The run has changed since it was read. Nothing was changed; it may be read and decided again.
+    #[error("the run {run} was changed by something else at the same time")]
+    Raced { run: RunId },
     /// The claim is not held any more. The driver must stop and write nothing.
     #[error("the claim on the run is not held any more")]
     Fenced,
@@ -95,10 +104,12 @@ impl StoreError {
             | Self::Conflict(_)
             | Self::Refused(_)
             | Self::Forbidden(_)
+            | Self::BuildChanged { .. }
             | Self::Fenced
             | Self::KeyReused => true,
             Self::Unavailable(_)
             | Self::Trouble { .. }
+            | Self::Raced { .. }
             | Self::Corrupt { .. }
             | Self::Sql(_)
             | Self::Seal(_) => false,

@@ -52,11 +52,11 @@ pub use integrations::connections::{
     ToolSettingsByName,
 };
 pub use integrations::secrets::{Secret, SetSecret};
+pub use model::StartChild;
 pub use notify::{Bell, RevocationListener, Watch};
 pub use repair::{Fork, Forked, Repaired};
 pub use requests::inbox::{AskedFor, FoundRequest, OpenRequest};
 pub use runs::bulk::{RETRIABLE, STOPPABLE};
-pub use runs::children::StartChild;
 pub use runs::claims::{Recovered, Woken};
 pub use runs::fork::ForkRun;
 pub use runs::losses::POISONED;

@@ -1,27 +1,30 @@
-//! The store's data as other crates see it: domain types instead of rows and JSON. A few states are still strings.
+//! The store's data as other crates see it: domain types instead of rows, words and JSON.
 
-use std::fmt;
+use errand_core::content::Content;
+use errand_core::effective::CallerPolicies;
 use std::sync::Arc;
 
 use errand_core::author::By;
 use errand_core::budget::Used;
-use errand_core::config::{BadConfig, BuildConfig};
+use errand_core::config::{BadConfig, BuildConfig, Left};
+use errand_core::event::EventKind;
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
     AgentId, ApiKeyId, BuildId, ClaimToken, DeliveryId, HumanRequestId, MessageId, RunId,
     SandboxId, TeamId, UserId, WebhookId,
 };
 use errand_core::role::{Permission, Role};
-use errand_core::run::{RunError, Status};
+use errand_core::run::{RunError, RunSource, Status, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{AttemptOutcome, Entry, ModelCall, NewEntry, Outcome};
 use errand_core::warning::Warning;
+use errand_core::webhook::DeliveryState;
 use errand_core::wire::RunBody;
 use serde_json::Value;
 
 pub use crate::agents::BuildChange;
 use crate::notify::RevocationListener;
-pub use crate::runs::claim_order::{Principal, RunSlots};
+pub use crate::runs::principal::{Principal, RunSlots};
 pub use crate::sandboxes::Sandbox;
 
 /// The authenticated caller of an API key, with the role that the key's creator has now.
@@ -199,7 +202,7 @@ pub struct RunFilter {
     /// Any of these; empty means all.
     pub statuses: Vec<Status>,
     pub agent: Option<AgentId>,
-    pub source: Option<String>,
+    pub source: Option<RunSource>,
     /// Created at or after this time.
     pub since: Option<Timestamp>,
     /// Created before this time.
@@ -233,7 +236,7 @@ pub struct ManyRuns {
     /// Any of these; empty means all that the operation applies to.
     pub statuses: Vec<Status>,
     pub agent: Option<AgentId>,
-    pub source: Option<String>,
+    pub source: Option<RunSource>,
     /// Created at or after this time.
     pub since: Option<Timestamp>,
     /// Created before this time.
@@ -258,16 +261,30 @@ pub struct ManyRunsDone {
     pub runs: Vec<RunId>,
 }
 
-type Check = dyn Fn(&BuildConfig) -> Result<(), String> + Send + Sync;
-
-/// Checks whether a build's model can be used here. The error is a sentence for people.
+/// A build to check.
 #[derive(Clone)]
-pub struct Runnable(pub Arc<Check>);
+pub struct BuildToCheck {
+    pub id: BuildId,
+    pub config: Arc<BuildConfig>,
+}
 
-impl fmt::Debug for Runnable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Runnable")
+impl BuildToCheck {
+    /// For callers that need no check.
+    #[must_use]
+    pub fn usable(&self) -> CheckedBuild {
+        CheckedBuild {
+            id: self.id,
+            problem: None,
+        }
     }
+}
+
+/// A build that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedBuild {
+    pub id: BuildId,
+    /// Why its model cannot be used, as a sentence for people. `None`: it can be used.
+    pub problem: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -275,8 +292,7 @@ pub struct StartRun {
     pub team: TeamId,
     pub id: RunId,
     pub agent: AgentId,
-    /// `api`, `web`, `schedule`, `mcp` or `cli`.
-    pub source: &'static str,
+    pub source: RunSource,
     /// An existing sandbox to use.
     pub sandbox: Option<SandboxId>,
     /// Receives all events.
@@ -291,8 +307,8 @@ pub struct StartRun {
     pub api_key: Option<ApiKeyId>,
     /// Lifetime of the sandbox, from the setting `sandbox.ttl`.
     pub sandbox_ttl_ms: u64,
-    /// Checks whether the build's model can be used here.
-    pub runnable: Runnable,
+    /// The live build as the caller has checked it. `None`: the caller found none.
+    pub expected_build: Option<CheckedBuild>,
     pub now: Timestamp,
 }
 
@@ -326,8 +342,7 @@ pub struct Respond {
 pub struct EventRow {
     /// Sequence number within the run.
     pub seq: u64,
-    /// `run.updated`, `message.created`, `human_request.created` or `human_request.closed`.
-    pub kind: String,
+    pub kind: EventKind,
     pub created_at: Timestamp,
     /// The object as `GET` returns it.
     pub data: Value,
@@ -400,8 +415,8 @@ pub struct DrivenRun {
 pub enum StepEnd {
     /// The run continues with a model or tool call.
     Go {
-        /// `model` or `tool`.
-        doing: &'static str,
+        /// What it waits for: its model or a tool.
+        doing: WaitReason,
         /// Name of the tool.
         who: Option<String>,
     },
@@ -418,7 +433,7 @@ pub enum StepEnd {
     },
     /// The run starts a child run for a call, releases its slot and waits. If the child has already ended, the run
     /// continues with its result.
-    Child(Box<crate::runs::children::StartChild>),
+    Child(Box<StartChild>),
     /// The run is completed, unless a user's message arrived after `read_to`: then it continues.
     Complete {
         /// Position of the last entry that the last model call has seen.
@@ -428,6 +443,31 @@ pub enum StepEnd {
     Fail(RunError),
     /// The driver stops, for example because the server does. Another driver continues.
     Release,
+}
+
+/// A child run to start for a call.
+#[derive(Clone, Debug)]
+pub struct StartChild {
+    pub call_id: String,
+    /// Id for the child run, unless the call has already started one.
+    pub id: RunId,
+    /// Id or name of the assignment.
+    pub assignment: String,
+    /// Assignments that the caller's build may start.
+    pub allowed: Vec<AgentId>,
+    /// First message.
+    pub message: Option<(MessageId, String)>,
+    /// Content that the caller has read so far. Untrusted content may have shaped everything that the caller says from then
+    /// on.
+    pub content: Content,
+    /// Policies of the caller's tools.
+    pub policies: CallerPolicies,
+    /// The remaining part of the caller's limits.
+    pub left: Left,
+    /// The assignment's live build, limited by `left`, as the caller has checked it. `None`: the caller found none.
+    pub expected_build: Option<CheckedBuild>,
+    /// Whether people may be asked. The caller's own requirement applies to its child runs too.
+    pub human_in_the_loop: bool,
 }
 
 /// One step of a run, committed in one transaction.
@@ -513,14 +553,14 @@ impl Usage {
 
 /// Unrecorded results of a driver whose run was taken from it.
 #[derive(Clone, Debug, Default)]
-pub struct Left {
+pub struct LateResults {
     /// Outcomes of calls that it had begun, by call id.
     pub outcomes: Vec<(String, Outcome)>,
     /// Model calls that cost money and are not recorded yet.
     pub model_calls: Vec<ModelCall>,
 }
 
-impl From<Vec<(String, Outcome)>> for Left {
+impl From<Vec<(String, Outcome)>> for LateResults {
     fn from(outcomes: Vec<(String, Outcome)>) -> Self {
         Self {
             outcomes,
@@ -611,8 +651,7 @@ pub struct DeliveryRow {
     pub body: Vec<u8>,
     /// When the event happened.
     pub created_at: Timestamp,
-    /// `pending`, `delivered`, `gone`, `exhausted` or `dropped`.
-    pub state: String,
+    pub state: DeliveryState,
     /// When the next attempt is due.
     pub due_at: Option<Timestamp>,
     pub attempts: Vec<AttemptRow>,

@@ -17,16 +17,17 @@ mod tests;
 use errand_core::human::{HumanRequest, Resolution};
 use errand_core::id::{ClaimToken, RunId};
 use errand_core::ledger::Ledger;
-use errand_core::run::{Event, RunError, Status};
+use errand_core::run::{Event, RunError, Status, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::Body;
 
 use crate::db::sqlite::{Store, Tx};
 use crate::error::{Result, StoreError};
 use crate::notify::Bell;
-use crate::runs::change::Change;
+use crate::runs::change::{Change, Closing};
 use crate::runs::losses;
 use crate::runs::quarantine;
+use crate::runs::settle::{execute, settle};
 pub use fork::{Fork, Forked};
 
 /// Error code of a run that was ended by a repair.
@@ -41,7 +42,7 @@ pub struct Repaired {
     /// The run's new status.
     pub status: Status,
     /// The reason that the run waits now, as in `waiting_on.kind`. `None` if it has ended.
-    pub waits_for: Option<String>,
+    pub waits_for: Option<WaitReason>,
     /// Whether a working driver was told to stop.
     pub was_taken_away: bool,
     /// Whether anything was changed. `false` if the run had already ended.
@@ -73,8 +74,7 @@ impl Store {
                 error @ (StoreError::Corrupt { .. } | StoreError::Refused(_) | StoreError::Sql(_)),
             ) => {
                 tracing::warn!(run.id = %run, error = &error as &dyn std::error::Error, "a run cannot be read and is failed without reading it");
-                self.write(move |tx| quarantine::end(tx, run, &RunError::new(CODE, MESSAGE), now))
-                    .await?;
+                self.write(move |tx| fail_unread(tx, run, now)).await?;
                 Ok(Repaired {
                     status: Status::Failed,
                     waits_for: None,
@@ -94,6 +94,12 @@ impl Store {
     pub async fn fork_run(&self, fork: Fork) -> Result<Forked> {
         self.write(move |tx| fork::fork(tx, &fork)).await
     }
+}
+
+/// Fails a run whose rows cannot be read.
+fn fail_unread(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+    let follow_ups = quarantine::fail_unread(tx, run, &RunError::new(CODE, MESSAGE), now)?;
+    execute(tx, follow_ups, now)
 }
 
 fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired> {
@@ -118,7 +124,6 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
     if change.row.status == Status::Failed {
         change.apply(Event::Retry)?;
         change.append(None, Body::Retried { by: None })?;
-        change.row.worked_ms = 0;
         // A trigger allows an ended run to change to pending only, so this is written first.
         change.write()?;
     }
@@ -131,8 +136,9 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
             change.row.request = None;
             if change.row.status == Status::Waiting {
                 change.apply(Event::Answered)?;
+            } else {
+                change.queue()?;
             }
-            change.queue()?;
         }
     }
     let row = &mut change.row;
@@ -141,12 +147,12 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
     }
     let repaired = Repaired {
         status: row.status,
-        waits_for: row.waiting_kind.clone(),
+        waits_for: row.waiting_kind,
         was_taken_away: taken.is_some(),
         is_changed: true,
     };
     change.mark_updated();
-    change.finish()?;
+    settle(change)?;
     tx.ring_fence(run);
     Ok(repaired)
 }
@@ -162,7 +168,7 @@ fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>>
             if driven.is_none()
                 && let Some(at) = change.row.claimed_at.take()
             {
-                change.row.worked_ms += change.row.updated_at.ms_since(at);
+                change.row.active_ms += change.row.updated_at.ms_since(at);
             }
             change.release();
         }
@@ -175,7 +181,7 @@ fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>>
     }
     change.row.wake_at = None;
     if let Some(driver) = driven {
-        change.leave_sandbox_to(driver)?;
+        change.keep_sandbox_for(driver)?;
     }
     if let Some(sandbox) = &change.row.sandbox {
         rows::free_of_the_gone(change.tx, bell, sandbox)?;
@@ -194,8 +200,13 @@ fn wait_for(change: &mut Change<'_>, request: &HumanRequest) -> Result<()> {
     for event in way {
         change.apply(*event)?;
     }
+    change.row.wake_at = None;
     change.row.request = Some(request.id);
-    change.waits_on("human", Some(request.title.clone()), request.expires_at);
+    change.waits_on(
+        WaitReason::Human,
+        Some(request.title.clone()),
+        request.expires_at,
+    );
     if request.expires_at.is_some() {
         change.tx.ring_work();
     }
@@ -227,7 +238,11 @@ fn fail(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired
     change.row.request = None;
     match request {
         Some(request) => {
-            change.close(&request, &Resolution::Stopped, None)?;
+            change.close(&Closing {
+                request: &request,
+                resolution: &Resolution::Stopped,
+                by: None,
+            })?;
         }
         None => change.close_open_calls("an operator ended the run")?,
     }
@@ -240,8 +255,8 @@ fn fail(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired
         },
     )?;
     change.apply(Event::Failed)?;
-    change.end(Some(error), taken)?;
-    change.finish()?;
+    change.end(Some(error))?;
+    settle(change)?;
     tx.ring_fence(run);
     Ok(Repaired {
         status: Status::Failed,

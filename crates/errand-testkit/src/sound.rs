@@ -1,5 +1,6 @@
 //! Consistency checks for a server that has nothing in progress.
 
+use errand_core::event::EventKind;
 use errand_store::{AuditScope, Recovered};
 use serde_json::Value;
 
@@ -62,7 +63,10 @@ async fn assert_run_sound(app: &TestApp, team: &Team, run: &Value) {
         "the events of run {id} are numbered without a gap"
     );
     let messages = app.messages(team, id).await;
-    let created = page.events.iter().filter(|e| e.kind == "message.created");
+    let created = page
+        .events
+        .iter()
+        .filter(|e| e.kind == EventKind::MessageCreated);
     let announced: Vec<_> = created.map(|e| e.data["id"].clone()).collect();
     let stored: Vec<_> = messages.iter().map(|m| m["id"].clone()).collect();
     assert_eq!(

@@ -1,6 +1,7 @@
 //! The surroundings of an app in a crash test: clients that repeat their requests, an operator who restarts a server
 //! that died, and a person who settles calls in doubt.
 
+use errand_core::webhook::DeliveryState;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -463,7 +464,7 @@ impl World {
                 .deliveries_of(self.team.id, run.parse().unwrap())
                 .await;
             for row in rows.unwrap() {
-                assert_eq!(row.state, "delivered", "{row:?}");
+                assert_eq!(row.state, DeliveryState::Delivered, "{row:?}");
                 let id = row.id.to_string();
                 let came: Vec<_> = received.iter().filter(|r| r.id == id).collect();
                 assert!(came.iter().all(|r| r.body == came[0].body));

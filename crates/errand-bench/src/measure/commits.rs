@@ -1,5 +1,6 @@
 //! Durable steps per second, measured on the store itself.
 
+use errand_core::run::RunSource;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result};
 use errand_core::id::{ClaimToken, IdGen, RunId, TeamId, UserId};
 use errand_core::transcript::{Body, NewEntry};
 use errand_engine::clock::Clock;
-use errand_store::model::{NewAgent, NewBuild, Runnable, StartRun, StepCommit, StepEnd, Usage};
+use errand_store::model::{NewAgent, NewBuild, StartRun, StepCommit, StepEnd, Usage};
 use errand_store::seal::MasterKey;
 use errand_store::{Bootstrap, Once, OpenOptions, Store};
 use serde_json::json;
@@ -207,11 +208,12 @@ impl Committer {
     /// Starts a run and claims it.
     async fn claim_new_run(&self) -> Result<(RunId, ClaimToken)> {
         let now = Clock::System.now();
+        let build = self.store.live_build(self.team, self.agent).await?;
         let start = StartRun {
             team: self.team,
             id: self.ids.run(now),
             agent: self.agent,
-            source: "api",
+            source: RunSource::Api,
             sandbox: None,
             webhook_url: None,
             human_request_webhook_url: None,
@@ -220,7 +222,7 @@ impl Committer {
             by: self.user.into(),
             sandbox_ttl_ms: 86_400_000,
             api_key: None,
-            runnable: Runnable(Arc::new(|_| Ok(()))),
+            expected_build: Some(build.usable()),
             now,
         };
         self.store.start_run(start, Once::not_recorded()).await?;

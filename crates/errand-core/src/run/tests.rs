@@ -45,10 +45,8 @@ proptest! {
             if t.to == Status::Waiting && status != Status::Waiting {
                 prop_assert_eq!(event, Event::Asked);
             }
-            // Leaving `waiting` always closes or answers the request.
-            if status == Status::Waiting && t.to != Status::Waiting {
-                prop_assert!(t.closes_request || event == Event::Answered);
-            }
+            // Leaving `waiting` always closes the request, and nothing else does.
+            prop_assert_eq!(t.closes_request, status == Status::Waiting && t.to != Status::Waiting);
             status = t.to;
         }
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use errand_core::id::{IdGen, RunId, TeamId, UserId};
-use errand_core::run::Status;
-use errand_store::model::{NewAgent, NewBuild, PageQuery, RunView, Runnable, StartRun};
+use errand_core::run::{RunSource, Status};
+use errand_store::model::{NewAgent, NewBuild, PageQuery, RunView, StartRun};
 use errand_store::seal::MasterKey;
 use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store};
 use serde_json::{Value, json};
@@ -120,11 +120,12 @@ impl World {
             .create_agent(new, Once::not_recorded())
             .await
             .unwrap();
+        let live = self.parts.store.live_build(self.team, agent).await.unwrap();
         let start = StartRun {
             team: self.team,
             id: run,
             agent,
-            source: "api",
+            source: RunSource::Api,
             sandbox: None,
             webhook_url: None,
             human_request_webhook_url: None,
@@ -133,7 +134,7 @@ impl World {
             by: self.owner.into(),
             sandbox_ttl_ms: 1_000_000,
             api_key: None,
-            runnable: Runnable(Arc::new(|_| Ok(()))),
+            expected_build: Some(live.usable()),
             now,
         };
         self.context

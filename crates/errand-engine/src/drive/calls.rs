@@ -9,15 +9,17 @@ use errand_core::human::{HumanRequest, RequestDraft, Resolution};
 use errand_core::id::RunId;
 use errand_core::ledger::{OpenCall, STARTED_RUN};
 use errand_core::policy::Settle;
+use errand_core::run::WaitReason;
 use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{Body, Outcome, ToolCall};
-use errand_store::model::{Runnable, StepEnd};
+use errand_store::model::{CheckedBuild, StepEnd};
 use errand_store::{StartChild, StoreError};
 use serde_json::{Map, Value, json};
 use tracing::Span;
 use tracing::field::Empty;
 
 use super::{DriveError, Driver, result_of, was_canceled};
+use crate::checked_start::checked;
 use crate::clock::Clock;
 use crate::exhausted::patiently;
 use crate::model::network::OwnProviders;
@@ -164,7 +166,7 @@ impl Driver<'_> {
     pub(super) async fn commit_sandbox(&mut self) -> Result<(), DriveError> {
         if self.buffer.sandbox.is_some() {
             self.commit(StepEnd::Go {
-                doing: "tool",
+                doing: WaitReason::Tool,
                 who: None,
             })
             .await?;
@@ -226,13 +228,9 @@ impl Driver<'_> {
                 return Ok(true);
             }
         };
-        let (models, now) = (self.engine.models.clone(), self.now());
-        let read = || OwnProviders::of(&self.engine.store, self.run.team);
-        let own = retry_while_unavailable(self.engine, read).await?;
-        // The same check as for a run that is started through the API.
-        let runnable = Runnable(Arc::new(move |build| models.check(build, &own)));
+        let now = self.now();
         let message = arguments.message.filter(|text| !text.is_empty());
-        let start = StartChild {
+        let mut start = StartChild {
             call_id: call.id.clone(),
             id: self.engine.ids.run(now),
             assignment: arguments.assignment,
@@ -241,10 +239,11 @@ impl Driver<'_> {
             content: self.ledger.content.handed_on(self.run.id),
             policies: self.offer.policies(),
             left: budget::left(&self.build.limits, self.used(), &self.ledger),
-            runnable,
-            people: self.build.human_in_the_loop,
+            expected_build: None,
+            human_in_the_loop: self.build.human_in_the_loop,
         };
         if !self.has_started(call) {
+            start.expected_build = self.checked_child(&start).await?;
             self.push(Body::Intent {
                 call_id: call.id.clone(),
                 claim: self.claim,
@@ -253,6 +252,20 @@ impl Driver<'_> {
             self.buffer.usage.tool_calls += 1;
         }
         self.commit(StepEnd::Child(Box::new(start))).await
+    }
+
+    /// Checks the build that the child run would use now, as for a start from outside.
+    pub(super) async fn checked_child(
+        &self,
+        start: &StartChild,
+    ) -> Result<Option<CheckedBuild>, StoreError> {
+        let (store, team) = (&self.engine.store, self.run.team);
+        let own = retry_while_unavailable(self.engine, || OwnProviders::of(store, team)).await?;
+        let build = retry_while_unavailable(self.engine, || {
+            let (assignment, allowed) = (start.assignment.clone(), start.allowed.clone());
+            store.build_of_child(team, assignment, allowed, start.left)
+        });
+        checked(build.await, &self.engine.models, &own)
     }
 
     /// Whether the call has started its child run already.

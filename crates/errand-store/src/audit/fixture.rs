@@ -1,7 +1,6 @@
 //! Test fixture: a store with runs in each state, brought there by the same operations as in the program.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use errand_core::human::{
@@ -9,7 +8,7 @@ use errand_core::human::{
 };
 use errand_core::id::{AgentId, ClaimToken, RunId, SandboxId, WebhookId};
 use errand_core::ledger::{IN_DOUBT_QUESTION, NOT_DONE};
-use errand_core::run::RunError;
+use errand_core::run::{RunError, RunSource, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, NewEntry, Outcome, ToolCall};
 use errand_core::webhook::WebhookEvent;
@@ -21,7 +20,7 @@ use crate::db::types::Blob;
 use crate::idempotency::Once;
 use crate::model::{
     AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, Principal, ReadyRun, Respond,
-    Runnable, StartRun, StepCommit, StepEnd, Usage,
+    StartRun, StepCommit, StepEnd, Usage,
 };
 use crate::notify::RevocationListener;
 use crate::runs::row::{RunRow, row_of};
@@ -79,7 +78,7 @@ pub(crate) fn ending() -> Body {
 
 pub(crate) fn going() -> StepEnd {
     StepEnd::Go {
-        doing: "model",
+        doing: WaitReason::Model,
         who: None,
     }
 }
@@ -116,11 +115,12 @@ impl Runs {
     pub(crate) async fn start(&self, sandbox: Option<&SandboxId>) -> RunId {
         let f = &self.f;
         let id = f.ids.run(self.now);
+        let build = f.store.live_build(f.team, self.agent).await.unwrap();
         let start = StartRun {
             team: f.team,
             id,
             agent: self.agent,
-            source: "api",
+            source: RunSource::Api,
             sandbox: sandbox.cloned(),
             webhook_url: Some("http://127.0.0.1/all".to_owned()),
             human_request_webhook_url: Some("http://127.0.0.1/human".to_owned()),
@@ -129,7 +129,7 @@ impl Runs {
             by: f.owner.into(),
             sandbox_ttl_ms: TTL_MS,
             api_key: None,
-            runnable: Runnable(Arc::new(|_| Ok(()))),
+            expected_build: Some(build.usable()),
             now: self.now,
         };
         f.store

@@ -273,13 +273,13 @@ pub(super) const REASONLESS: &str = without_reason!(
 pub(super) const WITHOUT_REASON: &str = without_reason!("count(*)");
 
 /// Whether a run was ended because its rows could not be read.
-fn is_set_aside(stored: &Stored) -> bool {
+fn is_quarantined(stored: &Stored) -> bool {
     let code = stored.row.error.as_ref().map(|error| error.code.as_str());
     stored.row.status == Status::Failed && code.is_some_and(|code| UNREADABLE.contains(&code))
 }
 
 fn transcript_can_be_read(stored: &Stored, wrong: &mut Vec<String>) {
-    if is_set_aside(stored) {
+    if is_quarantined(stored) {
         return;
     }
     let unreadable = stored.lines.iter().filter_map(|line| {
@@ -447,7 +447,7 @@ fn last_update_tells_the_status(stored: &Stored, wrong: &mut Vec<String>) {
         .next_back()
         .and_then(|event| event.status.as_deref());
     let status = stored.row.status.as_str();
-    if told != Some(status) && !is_set_aside(stored) {
+    if told != Some(status) && !is_quarantined(stored) {
         let told = told.unwrap_or("nothing");
         wrong.push(format!("it is {status}, and the last update tells {told}"));
     }

@@ -1,19 +1,18 @@
 //! Repairs single rows of a run, below the level of [`Change`].
 
-use errand_core::author::By;
 use errand_core::human::{HumanRequest, Resolution};
 use errand_core::id::{RunId, SandboxId};
 use errand_core::ledger::Ledger;
-use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::db::sqlite::Tx;
-use crate::db::types::{Blob, Ms, count, to_json};
+use crate::db::types::{Blob, count};
 use crate::error::{Result, StoreError};
 use crate::notify::Bell;
 use crate::runs::change::Change;
 use crate::runs::queries::entries_from;
+use crate::runs::request_rows::put_request;
 
 /// Reads a whole transcript.
 ///
@@ -123,45 +122,6 @@ pub(super) fn settle_requests(
         Some(request) => put_request(change, request, None),
         None => Ok(()),
     }
-}
-
-/// When, how and by whom a request was closed.
-pub(super) type Closed = (Timestamp, Resolution, Option<By>);
-
-/// Inserts or corrects the row of a request.
-pub(super) fn put_request(
-    change: &Change<'_>,
-    request: &HumanRequest,
-    closed: Option<Closed>,
-) -> Result<()> {
-    let resolution = closed
-        .as_ref()
-        .map(|(_, resolution, _)| to_json("human_requests", "resolution", resolution))
-        .transpose()?;
-    let by = closed.as_ref().and_then(|(_, _, by)| by.as_ref());
-    change
-        .tx
-        .prepare_cached(
-            "INSERT INTO human_requests (id, run_id, team_id, request, created_at, expires_at, closed_at, resolution, responded_by,
-                 responded_key)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-             ON CONFLICT (id) DO UPDATE SET request = ?4, expires_at = ?6, resolution = ?8, responded_by = ?9, responded_key = ?10,
-                 closed_at = CASE WHEN ?7 IS NULL THEN NULL ELSE coalesce(closed_at, ?7) END
-             WHERE run_id = ?2",
-        )?
-        .execute(params![
-            Blob(request.id.as_uuid()),
-            Blob(change.row.id.as_uuid()),
-            Blob(change.row.team.as_uuid()),
-            to_json("human_requests", "request", request)?,
-            Ms(request.created_at),
-            request.expires_at.map(Ms),
-            closed.as_ref().map(|(at, ..)| Ms(*at)),
-            resolution,
-            by.map(|by| Blob(by.user.as_uuid())),
-            by.and_then(By::key_id).map(|key| Blob(key.as_uuid()))
-        ])?;
-    Ok(())
 }
 
 /// Releases a sandbox that its owner cannot release: a run that has ended or does not exist, or a driver that is

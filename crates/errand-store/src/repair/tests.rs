@@ -1,5 +1,6 @@
 use errand_core::human::Origin;
 use errand_core::id::BuildId;
+use errand_core::run::{RunSource, WaitReason};
 use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::Outcome;
 use proptest::prelude::*;
@@ -77,7 +78,7 @@ async fn repair_damaged(runs: &Runs, kind: u8, damages: &[usize], fails: bool) {
     assert_eq!(repaired.status, row.status, "{told}");
     assert_eq!(row.status.has_ended(), fails, "{told}");
     if !fails && row.status != Status::Waiting {
-        assert_eq!(row.waiting_kind.as_deref(), Some("place"), "{told}");
+        assert_eq!(row.waiting_kind, Some(WaitReason::Slot), "{told}");
         runs.claim(run).await;
     }
 }
@@ -133,7 +134,7 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     let (run, claim, revocation) = runs.driven().await;
     let repaired = runs.f.store.repair_resume(run, runs.now).await.unwrap();
     assert!(repaired.was_taken_away);
-    assert_eq!(repaired.waits_for.as_deref(), Some("sandbox"));
+    assert_eq!(repaired.waits_for, Some(WaitReason::Sandbox));
     revocation.revoked().await;
     assert_eq!(runs.findings(run).await, []);
     let late = StepCommit {
@@ -163,7 +164,7 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
         .await
         .unwrap();
     drop(revocation);
-    assert_eq!(runs.row(run).await.waiting_kind.as_deref(), Some("place"));
+    assert_eq!(runs.row(run).await.waiting_kind, Some(WaitReason::Slot));
     // The call is in doubt under the next claim: its intent is there, but no result.
     let next = runs.claim(run).await;
     assert_ne!(next, claim);
@@ -193,11 +194,11 @@ async fn a_driver_that_is_gone_keeps_nothing() {
     };
     // The driver of the first run never reports that it has left.
     assert_eq!(
-        runs.row(waits).await.waiting_kind.as_deref(),
-        Some("sandbox")
+        runs.row(waits).await.waiting_kind,
+        Some(WaitReason::Sandbox)
     );
     let repaired = runs.f.store.repair_resume(waits, runs.now).await.unwrap();
-    assert_eq!(repaired.waits_for.as_deref(), Some("place"));
+    assert_eq!(repaired.waits_for, Some(WaitReason::Slot));
     runs.claim(waits).await;
     assert_eq!(runs.audit(AuditScope::All).await, []);
 }
@@ -213,20 +214,17 @@ async fn what_waits_for_a_repaired_run_s_sandbox_goes_on_when_that_ends() {
         let third = runs.start(Some(&sandbox)).await;
         runs.f.store.repair_resume(second, runs.now).await.unwrap();
         assert_eq!(
-            runs.row(third).await.waiting_kind.as_deref(),
-            Some("sandbox")
+            runs.row(third).await.waiting_kind,
+            Some(WaitReason::Sandbox)
         );
         let now = runs.now;
         if unread {
-            let ended = runs
-                .f
-                .store
-                .write(move |tx| quarantine::end(tx, second, &RunError::new(CODE, MESSAGE), now));
+            let ended = runs.f.store.write(move |tx| fail_unread(tx, second, now));
             ended.await.unwrap();
         } else {
             runs.f.store.repair_fail(second, now).await.unwrap();
         }
-        assert_eq!(runs.row(third).await.waiting_kind.as_deref(), Some("place"));
+        assert_eq!(runs.row(third).await.waiting_kind, Some(WaitReason::Slot));
         runs.claim(third).await;
     }
 }
@@ -267,13 +265,10 @@ async fn a_request_that_was_set_aside_is_asked_again() {
     let (run, request) = runs.waiting().await;
     // The state after a start that could not read the row.
     let now = runs.now;
-    let ended = runs
-        .f
-        .store
-        .write(move |tx| quarantine::end(tx, run, &RunError::new(CODE, MESSAGE), now));
+    let ended = runs.f.store.write(move |tx| fail_unread(tx, run, now));
     ended.await.unwrap();
     let repaired = runs.f.store.repair_resume(run, now).await.unwrap();
-    assert_eq!(repaired.waits_for.as_deref(), Some("human"));
+    assert_eq!(repaired.waits_for, Some(WaitReason::Human));
     assert_eq!(runs.findings(run).await, []);
     runs.answer(run, &request).await;
     runs.claim(run).await;
@@ -360,7 +355,7 @@ fn fork_of(runs: &Runs, run: RunId, after: Option<u64>) -> Fork {
         id: runs.f.ids.run(runs.now),
         after,
         build: None,
-        source: "cli",
+        source: RunSource::Cli,
         now: runs.now,
     }
 }
@@ -539,17 +534,14 @@ async fn who_waits_for_a_run_that_cannot_be_read_goes_on_and_what_that_waits_for
         });
         waits.await.unwrap();
         let (damaged, now) = (if caller_is_damaged { caller } else { child }, runs.now);
-        let ended = runs
-            .f
-            .store
-            .write(move |tx| quarantine::end(tx, damaged, &RunError::new(CODE, MESSAGE), now));
+        let ended = runs.f.store.write(move |tx| fail_unread(tx, damaged, now));
         ended.await.unwrap();
         assert_eq!(runs.row(damaged).await.status, Status::Failed);
         if caller_is_damaged {
             assert_eq!(runs.row(child).await.status, Status::Interrupted);
         } else {
             let waits = runs.row(caller).await.waiting_kind;
-            assert_eq!(waits.as_deref(), Some("place"));
+            assert_eq!(waits, Some(WaitReason::Slot));
         }
     }
 }

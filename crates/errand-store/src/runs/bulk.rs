@@ -1,7 +1,5 @@
 //! Bulk operations: stops or retries many runs in one operation, each like the call for a single run.
 
-use std::cell::RefCell;
-
 use errand_core::id::RunId;
 use errand_core::run::Status;
 use rusqlite::types::Value as SqlValue;
@@ -13,7 +11,7 @@ use crate::error::Result;
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{ManyRuns, ManyRunsDone};
 use crate::runs::commands::{retry, stop};
-use crate::runs::quarantine::for_each;
+use crate::runs::settle::for_each;
 
 /// Statuses of runs that can be stopped.
 pub const STOPPABLE: [Status; 4] = [
@@ -66,7 +64,7 @@ fn change_each(
     tx: &Tx<'_>,
     many: &ManyRuns,
     possible: &[Status],
-    act: impl Fn(RunId) -> Result<bool>,
+    mut act: impl FnMut(RunId) -> Result<bool>,
 ) -> Result<ManyRunsDone> {
     let mut runs = matching(tx, many, possible)?;
     let limit = many.limit as usize;
@@ -81,19 +79,18 @@ fn change_each(
             runs,
         });
     }
-    let changed = RefCell::new(Vec::with_capacity(runs.len()));
+    let mut changed = Vec::with_capacity(runs.len());
     for_each(tx, &runs, many.now, |run| {
         if act(run)? {
-            changed.borrow_mut().push(run);
+            changed.push(run);
         }
         Ok(())
     })?;
-    let runs = changed.into_inner();
     Ok(ManyRunsDone {
         matched,
-        changed: runs.len() as u64,
+        changed: changed.len() as u64,
         more,
-        runs,
+        runs: changed,
     })
 }
 
@@ -127,7 +124,11 @@ fn condition(many: &ManyRuns, status: Status) -> (String, Vec<SqlValue>) {
     let blob = |id: uuid::Uuid| SqlValue::Blob(id.as_bytes().to_vec());
     let given = [
         ("agent_id = ?", many.agent.map(|id| blob(id.as_uuid()))),
-        ("source = ?", many.source.clone().map(SqlValue::Text)),
+        (
+            "source = ?",
+            many.source
+                .map(|source| SqlValue::Text(source.as_str().to_owned())),
+        ),
         (
             "created_at >= ?",
             many.since.map(|at| SqlValue::Integer(at.as_millis())),

@@ -3,26 +3,30 @@
 //! # Guarantees
 //!
 //! Every change of a run's status goes through [`Change::apply`], and so through [`errand_core::run::apply`].
-//! Everything that follows from the change (events, deliveries, a released sandbox, a wake-up) is written by
-//! [`Change::finish`] in the same transaction.
+//! Everything that follows from the change for the run itself (events, deliveries, a wake-up) is written by
+//! [`Change::finish`] in the same transaction. A change neither reads nor writes other runs: what follows for them is
+//! recorded as [`FollowUp`]s, which [`settle`](super::settle::settle) executes.
 
 use errand_core::author::By;
+use errand_core::event::EventKind;
 use errand_core::human::{HumanRequest, Resolution};
 use errand_core::id::{
     ClaimToken, DeliveryId, EventId, MessageId, RunId, SandboxId, TeamId, WebhookId,
 };
 use errand_core::ledger::Ledger;
-use errand_core::run::{self, Event, RunError, Status, Transition};
+use errand_core::run::{self, Event, RunError, Status, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
+use errand_core::webhook::WebhookEvent;
 use errand_core::wire::{AnsweredRequestBody, PendingRequestBody, RunBody, WebhookBody};
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::db::sqlite::Tx;
 use crate::db::types::{Blob, Ms, int, json, to_json};
 use crate::error::{Result, StoreError};
-use crate::runs::queries::{author, event_body};
-use crate::runs::row::{COLUMNS, Place, RunRow, read_row};
+use crate::runs::follow_ups::FollowUp;
+use crate::runs::queries::{author, entries_from, event_body};
+use crate::runs::row::{AsStored, COLUMNS, RunRow, read_row};
 
 /// A run that is being changed.
 pub(crate) struct Change<'t> {
@@ -30,11 +34,32 @@ pub(crate) struct Change<'t> {
     pub(crate) row: RunRow,
     pub(crate) now: Timestamp,
     before: Status,
-    /// The indexed columns as they are stored. [`Change::finish`] compares them to choose the cheaper UPDATE.
-    stored: Place,
+    /// The row as it is stored: the guard of the UPDATE, and what decides which columns it writes.
+    stored: AsStored,
+    /// The driver that makes this change, if one does.
+    driver: Option<ClaimToken>,
+    /// Whether the change took the run from a driver that may still be working in its sandbox.
+    is_draining: bool,
     updated: bool,
     appended: Vec<Entry>,
-    webhooks: Vec<(&'static str, Option<(HumanRequest, u64)>)>,
+    webhooks: Vec<(WebhookEvent, Option<(HumanRequest, u64)>)>,
+    follow_ups: Vec<FollowUp>,
+}
+
+/// The pending request, and how an event closes it.
+pub(crate) struct Closing<'a> {
+    pub(crate) request: &'a HumanRequest,
+    pub(crate) resolution: &'a Resolution,
+    /// `None`: nobody; it expired, or the system stopped the run.
+    pub(crate) by: Option<&'a By>,
+}
+
+/// What a finished change leaves to its caller.
+#[must_use = "the follow-ups must be executed in the same transaction"]
+pub(crate) struct Finished {
+    /// The appended entries.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) follow_ups: Vec<FollowUp>,
 }
 
 impl<'t> Change<'t> {
@@ -68,46 +93,97 @@ impl<'t> Change<'t> {
         Self {
             tx,
             before: row.status,
-            stored: row.place(),
+            stored: row.as_stored(),
             row,
             now,
+            driver: None,
+            is_draining: false,
             updated: false,
             appended: Vec::new(),
             webhooks: Vec::new(),
+            follow_ups: Vec::new(),
         }
     }
 
-    /// Checks that the driver still holds the claim of this run.
-    pub(crate) fn held_by(self, claim: ClaimToken) -> Result<Self> {
+    /// Checks that the driver that makes this change still holds the claim of this run.
+    pub(crate) fn held_by(mut self, claim: ClaimToken) -> Result<Self> {
         if self.row.claim == Some(claim) {
+            self.driver = Some(claim);
             Ok(self)
         } else {
             Err(StoreError::Fenced)
         }
     }
 
-    /// Changes the status according to the state machine.
-    pub(crate) fn apply(&mut self, event: Event) -> Result<Transition> {
+    /// Applies an event that closes no request: changes the status, and carries out the effects of the transition.
+    pub(crate) fn apply(&mut self, event: Event) -> Result<()> {
+        self.apply_closing(event, None).map(drop)
+    }
+
+    /// Applies an event: changes the status, and carries out the effects of the transition. `closing` is the pending
+    /// request, if there is one, and how the event closes it. Returns the request if the event has closed it.
+    pub(crate) fn apply_closing(
+        &mut self,
+        event: Event,
+        closing: Option<Closing<'_>>,
+    ) -> Result<Option<AnsweredRequestBody>> {
         let transition = run::apply(self.row.status, event)
             .map_err(|refused| StoreError::Refused(refused.to_string()))?;
+        let had_ended = self.row.status.has_ended();
         if transition.to != self.row.status {
             self.row.status = transition.to;
             self.updated = true;
         }
-        Ok(transition)
+        if had_ended && !self.row.status.has_ended() {
+            self.row.completed_at = None;
+            self.row.error = None;
+        }
+        if event == Event::Retry {
+            self.row.active_ms = 0;
+        }
+        let closed = match closing.filter(|_| transition.closes_request) {
+            Some(closing) => Some(self.close(&closing)?),
+            None => None,
+        };
+        if transition.fences {
+            self.revoke_claim(event)?;
+        }
+        if transition.wakes {
+            self.queue()?;
+        }
+        Ok(closed)
+    }
+
+    /// Takes the run from its driver. Unless the driver itself makes this change, or is gone, it is notified, and keeps
+    /// the sandbox until it has left it.
+    fn revoke_claim(&mut self, event: Event) -> Result<()> {
+        let claim = self.row.claim;
+        if event == Event::DriverLost {
+            // A lost driver has certainly worked only until its last commit.
+            if let Some(at) = self.row.claimed_at.take() {
+                self.row.active_ms += self.row.updated_at.ms_since(at);
+            }
+        } else if let Some(claim) = claim
+            && self.driver != Some(claim)
+        {
+            self.keep_sandbox_for(claim)?;
+            self.tx.ring_fence(self.row.id);
+        }
+        self.release();
+        Ok(())
     }
 
     /// Records what the run waits for. `waiting_since` changes only if that is something new.
     pub(crate) fn waits_on(
         &mut self,
-        kind: &str,
+        kind: WaitReason,
         who: Option<String>,
         deadline: Option<Timestamp>,
     ) {
-        if self.row.waiting_kind.as_deref() != Some(kind) || self.row.waiting_who != who {
+        if self.row.waiting_kind != Some(kind) || self.row.waiting_who != who {
             self.row.waiting_since = Some(self.now);
         }
-        self.row.waiting_kind = Some(kind.to_owned());
+        self.row.waiting_kind = Some(kind);
         self.row.waiting_who = who;
         self.row.waiting_deadline = deadline;
     }
@@ -149,7 +225,7 @@ impl<'t> Change<'t> {
         }
         if let Some(shown) = shown {
             self.row.shown = shown;
-            self.event("message.created", Some(position), None)?;
+            self.event(EventKind::MessageCreated, Some(position), None)?;
         }
         self.appended.push(entry.clone());
         Ok(entry)
@@ -169,18 +245,26 @@ impl<'t> Change<'t> {
             ])?;
         let pending = PendingRequestBody::from(request);
         let sequence = self.event(
-            "human_request.created",
+            EventKind::HumanRequestCreated,
             None,
             Some(to_json("events", "data", &pending)?),
         )?;
         self.row.request = Some(request.id);
-        self.waits_on("human", Some(request.title.clone()), request.expires_at);
-        self.webhooks
-            .push(("human_request", Some((request.clone(), sequence))));
+        self.waits_on(
+            WaitReason::Human,
+            Some(request.title.clone()),
+            request.expires_at,
+        );
+        self.webhooks.push((
+            WebhookEvent::HumanRequest,
+            Some((request.clone(), sequence)),
+        ));
         if request.expires_at.is_some() {
             self.tx.ring_work();
         }
-        crate::runs::children::ring_callers(self.tx, self.row.id)
+        self.follow_ups
+            .push(FollowUp::NotifyCallers { child: self.row.id });
+        Ok(())
     }
 
     /// The pending human request, if there is one.
@@ -197,12 +281,12 @@ impl<'t> Change<'t> {
 
     /// Closes the pending request, and appends the response and the results of the calls that it settles. The UPDATE
     /// is a compare-and-set on `closed_at IS NULL`, so that only one response wins.
-    pub(crate) fn close(
-        &mut self,
-        request: &HumanRequest,
-        resolution: &Resolution,
-        by: Option<&By>,
-    ) -> Result<AnsweredRequestBody> {
+    pub(crate) fn close(&mut self, closing: &Closing<'_>) -> Result<AnsweredRequestBody> {
+        let Closing {
+            request,
+            resolution,
+            by,
+        } = *closing;
         let closed = self
             .tx
             .prepare_cached("UPDATE human_requests SET closed_at = ?2, resolution = ?3, responded_by = ?4, responded_key = ?5 WHERE id = ?1 AND closed_at IS NULL")?
@@ -233,7 +317,7 @@ impl<'t> Change<'t> {
         self.row.request = None;
         let answered = answered_body(self.row.id, request, resolution, by, self.now);
         self.event(
-            "human_request.closed",
+            EventKind::HumanRequestClosed,
             None,
             Some(to_json("events", "data", &answered)?),
         )?;
@@ -252,7 +336,7 @@ impl<'t> Change<'t> {
     ///
     /// If the transcript cannot be read, the ledger is empty: no call is closed, but the run can still end.
     fn ledger(&self) -> Result<Ledger> {
-        match crate::runs::queries::entries_from(self.tx, self.row.id, self.row.turn) {
+        match entries_from(self.tx, self.row.id, self.row.turn) {
             Ok(entries) => Ok(Ledger::of(&entries)),
             Err(error @ StoreError::Corrupt { .. }) => {
                 tracing::error!(run.id = %self.row.id, %error, "a transcript cannot be read; its open calls stay open");
@@ -265,7 +349,7 @@ impl<'t> Change<'t> {
     /// Gives up the claim, and adds the time since the claim to the active time.
     pub(crate) fn release(&mut self) {
         if let Some(at) = self.row.claimed_at.take() {
-            self.row.worked_ms += self.now.ms_since(at);
+            self.row.active_ms += self.now.ms_since(at);
         }
         self.row.claim = None;
         self.row.claim_boot = None;
@@ -278,22 +362,18 @@ impl<'t> Change<'t> {
             && !self.take_sandbox(&sandbox)?
         {
             self.row.wake_at = None;
-            self.waits_on("sandbox", Some(sandbox.to_string()), None);
+            self.waits_on(WaitReason::Sandbox, Some(sandbox.to_string()), None);
             return Ok(());
         }
         self.row.wake_at = Some(self.now);
-        self.waits_on("place", None, None);
+        self.waits_on(WaitReason::Slot, None, None);
         self.tx.ring_work();
         Ok(())
     }
 
-    /// Writes everything that belongs to the end of a run. `leaving` is the claim of a driver that was told to stop
-    /// but may still be working; the sandbox is released when that driver has left it.
-    pub(crate) fn end(
-        &mut self,
-        error: Option<RunError>,
-        leaving: Option<ClaimToken>,
-    ) -> Result<()> {
+    /// Writes everything that belongs to the end of a run. If a driver may still be working in the sandbox, the sandbox
+    /// is released when that driver has left it.
+    pub(crate) fn end(&mut self, error: Option<RunError>) -> Result<()> {
         self.release();
         self.row.wake_at = None;
         self.row.completed_at = Some(self.now);
@@ -302,19 +382,57 @@ impl<'t> Change<'t> {
         self.row.waiting_since = None;
         self.row.waiting_deadline = None;
         self.row.error = error;
-        match leaving {
-            Some(claim) => self.leave_sandbox_to(claim)?,
-            None => self.free_sandbox()?,
+        if !self.is_draining {
+            self.release_sandbox()?;
         }
-        crate::runs::children::ended(self)?;
+        self.follow_ups.push(FollowUp::StopChildren {
+            parent: self.row.id,
+            team: self.row.team,
+        });
+        self.follow_ups
+            .push(FollowUp::WakeCaller { child: self.row.id });
         let event = match self.row.status {
-            Status::Completed => "run_completed",
-            Status::Failed => "run_failed",
-            Status::Interrupted => "run_interrupted",
+            Status::Completed => WebhookEvent::RunCompleted,
+            Status::Failed => WebhookEvent::RunFailed,
+            Status::Interrupted => WebhookEvent::RunInterrupted,
             Status::Pending | Status::Starting | Status::Running | Status::Waiting => return Ok(()),
         };
         self.webhooks.push((event, None));
         self.count_today()
+    }
+
+    /// Stops the run. `by` is `None` if the system stops it, for example because its parent has ended. Returns `false`
+    /// if the run had already ended.
+    pub(crate) fn stop(&mut self, by: Option<&By>) -> Result<bool> {
+        if self.row.status.has_ended() {
+            return Ok(false);
+        }
+        let pending = self.pending()?;
+        let closing = pending.as_ref().map(|request| Closing {
+            request,
+            resolution: &Resolution::Stopped,
+            by,
+        });
+        if self.apply_closing(Event::Stop, closing)?.is_none() {
+            self.close_open_calls("the run was stopped")?;
+        }
+        self.append(None, Body::Interrupted { by: by.cloned() })?;
+        self.end(None)?;
+        Ok(true)
+    }
+
+    /// Fails the run: closes the open calls with the reason `why`, appends the error, and ends the run.
+    pub(crate) fn fail(&mut self, why: &str, error: RunError) -> Result<()> {
+        self.close_open_calls(why)?;
+        self.append(
+            None,
+            Body::Error {
+                error: error.clone(),
+                mark: None,
+            },
+        )?;
+        self.apply(Event::Failed)?;
+        self.end(Some(error))
     }
 
     /// Counts the run in the agent's daily statistics, as started or ended.
@@ -338,8 +456,8 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Releases the sandbox and hands it over to the run that has waited for it longest.
-    pub(crate) fn free_sandbox(&mut self) -> Result<()> {
+    /// Releases the sandbox. The run that has waited for it longest gets it.
+    pub(crate) fn release_sandbox(&mut self) -> Result<()> {
         let Some(sandbox) = self.row.sandbox.clone() else {
             return Ok(());
         };
@@ -347,10 +465,13 @@ impl<'t> Change<'t> {
             .tx
             .prepare_cached("UPDATE sandboxes SET owner_run = NULL, expires_at = max(expires_at, ?3) WHERE id = ?1 AND owner_run = ?2 AND leaving IS NULL")?
             .execute(params![sandbox.as_str(), Blob(self.row.id.as_uuid()), Ms(self.now.plus_ms(self.row.sandbox_ttl_ms))])?;
-        if freed == 0 {
-            return Ok(());
+        if freed > 0 {
+            self.follow_ups.push(FollowUp::HandOverSandbox {
+                sandbox: sandbox.to_string(),
+                released_by: self.row.id,
+            });
         }
-        crate::runs::quarantine::let_in(self.tx, sandbox.as_str(), self.row.id, self.now)
+        Ok(())
     }
 
     /// Takes the run's sandbox. Returns `false` if another run uses it. An expired sandbox is not taken, but the
@@ -375,7 +496,8 @@ impl<'t> Change<'t> {
     }
 
     /// Records that a driver that was told to stop may still be working in the sandbox.
-    pub(crate) fn leave_sandbox_to(&self, claim: ClaimToken) -> Result<()> {
+    pub(crate) fn keep_sandbox_for(&mut self, claim: ClaimToken) -> Result<()> {
+        self.is_draining = true;
         let Some(sandbox) = &self.row.sandbox else {
             return Ok(());
         };
@@ -389,9 +511,9 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Records that a driver has left, and hands its sandbox over. Returns `false` if this driver was not the one
+    /// Records that a driver has left, and releases its sandbox. Returns `false` if this driver was not the one
     /// that still held it.
-    pub(crate) fn left_by(&mut self, claim: ClaimToken) -> Result<bool> {
+    pub(crate) fn released_by(&mut self, claim: ClaimToken) -> Result<bool> {
         let Some(sandbox) = self.row.sandbox.clone() else {
             return Ok(false);
         };
@@ -403,10 +525,10 @@ impl<'t> Change<'t> {
             return Ok(false);
         }
         if self.row.status.has_ended() {
-            self.free_sandbox()?;
+            self.release_sandbox()?;
             return Ok(true);
         }
-        if self.row.waiting_kind.as_deref() == Some("sandbox") {
+        if self.row.waiting_kind == Some(WaitReason::Sandbox) {
             self.queue()?;
             self.updated = true;
         }
@@ -416,7 +538,7 @@ impl<'t> Change<'t> {
     /// Writes an event of the run and returns its sequence number.
     fn event(
         &mut self,
-        kind: &'static str,
+        kind: EventKind,
         position: Option<u64>,
         data: Option<String>,
     ) -> Result<u64> {
@@ -427,7 +549,7 @@ impl<'t> Change<'t> {
                 Blob(self.row.id.as_uuid()),
                 int(self.row.sequence),
                 Blob(self.row.team.as_uuid()),
-                kind,
+                kind.as_str(),
                 Ms(self.now),
                 position.map(int),
                 data
@@ -440,8 +562,8 @@ impl<'t> Change<'t> {
         self.updated = true;
     }
 
-    /// Writes the row, the remaining events and the deliveries. Returns the appended entries.
-    pub(crate) fn finish(mut self) -> Result<Vec<Entry>> {
+    /// Writes the row, the remaining events and the deliveries.
+    pub(crate) fn finish(mut self) -> Result<Finished> {
         // What is recorded after the end (a late outcome, a released sandbox) does not change the run itself.
         let quiet = self.before.has_ended() && self.row.status == self.before && !self.updated;
         if !quiet {
@@ -453,13 +575,21 @@ impl<'t> Change<'t> {
         }
         self.write()?;
         self.tx.ring(self.row.id, self.row.status.is_at_rest());
-        Ok(self.appended)
+        Ok(Finished {
+            entries: self.appended,
+            follow_ups: self.follow_ups,
+        })
+    }
+
+    /// Drops a change that did nothing to the row, such as releasing the sandbox of an ended run.
+    pub(crate) fn into_follow_ups(self) -> Vec<FollowUp> {
+        self.follow_ups
     }
 
     /// Writes the row in its current state.
     pub(crate) fn write(&mut self) -> Result<()> {
         self.row.update(self.tx, &self.stored)?;
-        self.stored = self.row.place();
+        self.stored = self.row.as_stored();
         Ok(())
     }
 
@@ -467,7 +597,11 @@ impl<'t> Change<'t> {
     fn tell(&mut self, updated: bool) -> Result<()> {
         let body = event_body(&self.row);
         if updated {
-            self.event("run.updated", None, Some(to_json("events", "data", &body)?))?;
+            self.event(
+                EventKind::RunUpdated,
+                None,
+                Some(to_json("events", "data", &body)?),
+            )?;
         }
         for (event, request) in std::mem::take(&mut self.webhooks) {
             // A webhook refers to an event of the stream and has the same sequence number.
@@ -486,7 +620,7 @@ impl<'t> Change<'t> {
 
     fn deliver(
         &self,
-        event: &'static str,
+        event: WebhookEvent,
         sequence: u64,
         request: Option<&HumanRequest>,
         body: &RunBody,
@@ -506,7 +640,7 @@ impl<'t> Change<'t> {
         });
         let payload = WebhookBody {
             id: id.as_uuid(),
-            event: event.to_owned(),
+            event: event.as_str().to_owned(),
             sequence,
             created_at: self.now,
             run_id: self.row.id.as_uuid(),
@@ -532,7 +666,7 @@ impl<'t> Change<'t> {
                     Blob(self.row.id.as_uuid()),
                     webhook.map(|webhook| Blob(webhook.as_uuid())),
                     Blob(self.row.team.as_uuid()),
-                    event,
+                    event.as_str(),
                     int(sequence),
                     url,
                     payload,
@@ -544,16 +678,17 @@ impl<'t> Change<'t> {
     }
 
     /// The addresses for an event: the run's own, then the team's webhooks. Each address occurs once.
-    fn addresses(&self, event: &str) -> Result<Vec<(Option<WebhookId>, String)>> {
+    fn addresses(&self, event: WebhookEvent) -> Result<Vec<(Option<WebhookId>, String)>> {
         let own = [
             self.row.webhook_url.as_ref(),
             self.row
                 .human_webhook_url
                 .as_ref()
-                .filter(|_| event == "human_request"),
+                .filter(|_| event == WebhookEvent::HumanRequest),
         ];
         let own = own.into_iter().flatten().map(|url| (None, url.clone()));
-        let teams = crate::webhooks::subscriptions::subscribed(self.tx, self.row.team, event)?;
+        let teams =
+            crate::webhooks::subscriptions::subscribed(self.tx, self.row.team, event.as_str())?;
         let teams = teams.into_iter().map(|(id, url)| (Some(id), url));
         let mut addresses: Vec<(Option<WebhookId>, String)> = Vec::new();
         for (webhook, url) in own.chain(teams) {

@@ -8,38 +8,15 @@
 
 use std::collections::VecDeque;
 
-use errand_core::fair::Fair;
-use errand_core::id::{ApiKeyId, RunId, TeamId, UserId};
+use errand_core::id::{RunId, TeamId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
-use uuid::Uuid;
 
 use crate::db::types::{Blob, Ms};
 use crate::error::Result;
 use crate::model::ReadyRun;
+use crate::runs::principal::{Principal, RunSlots};
 
-/// The starter of a run: an API key, or a person in the web interface. A child run has its parent's principal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Principal(Uuid);
-
-impl Principal {
-    /// The API key if one was used, otherwise the person.
-    #[must_use]
-    pub fn of(key: Option<ApiKeyId>, person: UserId) -> Self {
-        Self(key.map_or(person.as_uuid(), ApiKeyId::as_uuid))
-    }
-
-    pub(crate) fn as_uuid(self) -> Uuid {
-        self.0
-    }
-
-    pub(crate) fn from_stored(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-}
-
-/// The slots for runs, shared fairly among teams, and within a team among principals.
-pub type RunSlots = Fair<TeamId, Principal>;
 /// The next principal with queued runs: a skip scan with one index lookup per principal.
 const NEXT: &str = "SELECT team_id, principal FROM runs INDEXED BY runs_ready
     WHERE wake_at IS NOT NULL AND claim_token IS NULL AND (team_id, principal) > (?1, ?2)

@@ -1,7 +1,6 @@
 //! Operations of the engine on runs: find, claim, load, commit a step, release. Also deadlines and changes of the
 //! clock.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use errand_core::budget::Used;
@@ -9,7 +8,7 @@ use errand_core::config::BuildConfig;
 use errand_core::human::Resolution;
 use errand_core::id::{BootId, ClaimToken, RunId, SandboxId};
 use errand_core::ledger::lapse_fails;
-use errand_core::run::{Event, RunError, Status};
+use errand_core::run::{Event, RunError, Status, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{AttemptOutcome, Body, NewEntry};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -19,15 +18,19 @@ use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, count};
 use crate::error::{Result, StoreError};
 use crate::model::{
-    Claimed, Claims, Committed, DrivenRun, Left, ReadyRun, RunSlots, StepCommit, StepEnd, Usage,
+    Claimed, Claims, Committed, DrivenRun, LateResults, ReadyRun, RunSlots, StepCommit, StepEnd,
+    Usage,
 };
-use crate::runs::change::Change;
+use crate::runs::change::{Change, Closing};
 use crate::runs::children::{self, Child};
 use crate::runs::claim_order::Turns;
+use crate::runs::expected_build::limited;
+use crate::runs::lineage;
 use crate::runs::losses;
-use crate::runs::quarantine::{for_each, set_aside};
+use crate::runs::quarantine::quarantine_run;
 use crate::runs::queries::entries_from;
 use crate::runs::row::{COLUMNS, RunRow, read_row};
+use crate::runs::settle::{execute, for_each, settle};
 use crate::sandboxes::bytes;
 use crate::stats::counters;
 
@@ -66,14 +69,12 @@ impl Store {
             losses::read(tx)?;
             let lost = ids(tx, "SELECT id FROM runs WHERE claim_token IS NOT NULL AND claim_boot IS NOT ?1", &Blob(boot.as_uuid()))?;
             recovered.runs = lost.len() as u64;
-            let parked = RefCell::new(Vec::new());
             for_each(tx, &lost, now, |run| {
-                if lose(tx, run, now)? {
-                    parked.borrow_mut().push(run);
+                if driver_lost(tx, run, now)? {
+                    recovered.parked.push(run);
                 }
                 Ok(())
             })?;
-            recovered.parked = parked.into_inner();
             // No driver of an earlier start is running any more.
             tx.execute(
                 "UPDATE sandboxes INDEXED BY sandboxes_held SET leaving = NULL WHERE owner_run IS NOT NULL AND leaving IS NOT NULL",
@@ -86,7 +87,11 @@ impl Store {
                 &Blob(boot.as_uuid()),
             )?;
             recovered.sandboxes = held.len() as u64;
-            for_each(tx, &held, now, |run| Change::of_run(tx, run, now)?.free_sandbox())?;
+            for_each(tx, &held, now, |run| {
+                let mut change = Change::of_run(tx, run, now)?;
+                change.release_sandbox()?;
+                execute(tx, change.into_follow_ups(), now)
+            })?;
             let waiting = ids(
                 tx,
                 "SELECT id FROM runs INDEXED BY runs_by_sandbox
@@ -97,7 +102,7 @@ impl Store {
             for_each(tx, &waiting, now, |run| {
                 let mut change = Change::of_run(tx, run, now)?;
                 change.queue()?;
-                change.finish().map(drop)
+                settle(change).map(drop)
             })?;
             Ok(recovered)
         })
@@ -175,13 +180,31 @@ impl Store {
                     continue;
                 }
                 let run = ready.run;
-                let taken = take(tx, ready, (*token, boot), step_deadline, now);
+                let claimed = claim_run(tx, ready, (*token, boot), step_deadline, now);
                 claims
                     .runs
-                    .extend(set_aside_unreadable(tx, run, taken, now)?);
+                    .extend(quarantine_unreadable(tx, run, claimed, now)?);
             }
             claims.moment = next_moment(tx, now)?;
             Ok(claims)
+        })
+        .await
+    }
+
+    /// Claims a suspect run. No other run may be driven at the same time. Returns `None` if it is not queued any
+    /// more.
+    pub async fn claim_alone(
+        &self,
+        ready: ReadyRun,
+        token: ClaimToken,
+        step_deadline: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Claimed>> {
+        let boot = self.boot();
+        self.write(move |tx| {
+            let token = (token, boot);
+            let claimed = claim_run(tx, ready, token, step_deadline, now);
+            quarantine_unreadable(tx, ready.run, claimed, now)
         })
         .await
     }
@@ -196,7 +219,7 @@ impl Store {
     ) -> Result<Option<Claimed>> {
         let boot = self.boot();
         let step_deadline = now.plus_ms(3_600_000);
-        self.write(move |tx| take(tx, ready, (token, boot), step_deadline, now))
+        self.write(move |tx| claim_run(tx, ready, (token, boot), step_deadline, now))
             .await
     }
 
@@ -244,7 +267,10 @@ impl Store {
     ) -> Result<()> {
         self.write(
             move |tx| match Change::of_run(tx, run, now)?.held_by(claim) {
-                Ok(change) => fail(change, "the run failed", error.clone(), None),
+                Ok(mut change) => {
+                    change.fail("the run failed", error.clone())?;
+                    settle(change).map(drop)
+                }
                 Err(StoreError::Fenced) => Ok(()),
                 Err(error) => Err(error),
             },
@@ -259,7 +285,7 @@ impl Store {
         &self,
         run: RunId,
         claim: ClaimToken,
-        left: impl Into<Left>,
+        left: impl Into<LateResults>,
         now: Timestamp,
     ) -> Result<()> {
         let left = left.into();
@@ -275,12 +301,12 @@ impl Store {
                     error: String::new(),
                 };
                 count_usage(&mut change, &Usage::of_call(call, false));
-                counters::record(&change, [&note])?;
+                counters::record(tx, &change.row, [&note], now)?;
                 change.append(None, note)?;
             }
             let is_more = !left.outcomes.is_empty() || !left.model_calls.is_empty();
-            if change.left_by(claim)? || is_more {
-                change.finish()?;
+            if change.released_by(claim)? || is_more {
+                settle(change)?;
             }
             Ok(())
         })
@@ -313,12 +339,12 @@ impl Store {
             if change.row.claim.is_some() {
                 return Ok(Woken::Driven);
             }
-            let waits = change.row.waiting_kind.as_deref() == Some("retry");
+            let waits = change.row.waiting_kind == Some(WaitReason::Retry);
             if !waits || change.row.wake_at.is_none() || change.row.status != Status::Running {
                 return Ok(Woken::Gone);
             }
             change.row.wake_at = Some(now);
-            change.finish()?;
+            settle(change)?;
             tx.ring_work();
             Ok(Woken::Yes)
         })
@@ -391,7 +417,7 @@ fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
 }
 
 /// Claims a queued run for a driver. Returns `None` if it is already claimed or no longer queued.
-pub(crate) fn take(
+pub(crate) fn claim_run(
     tx: &Tx<'_>,
     ready: ReadyRun,
     (token, boot): (ClaimToken, BootId),
@@ -411,9 +437,9 @@ pub(crate) fn take(
     row.wake_at = None;
     row.step_ends_by(step_deadline);
     let kind = if row.status == Status::Starting {
-        "start"
+        WaitReason::Start
     } else {
-        "model"
+        WaitReason::Model
     };
     let deadline = row.deadline;
     change.waits_on(kind, None, deadline);
@@ -423,7 +449,7 @@ pub(crate) fn take(
     } else {
         None
     };
-    change.finish()?;
+    settle(change)?;
     Ok(Some(Claimed {
         ready,
         claim: token,
@@ -433,43 +459,16 @@ pub(crate) fn take(
 }
 
 /// Handles the loss of a driver: queues the run again, or parks it. Returns `true` if it was parked.
-fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool> {
+fn driver_lost(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool> {
     let mut change = Change::of_run(tx, run, now)?;
     change.apply(Event::DriverLost)?;
-    // A lost driver has certainly worked only until its last commit.
-    if let Some(at) = change.row.claimed_at.take() {
-        change.row.worked_ms += change.row.updated_at.ms_since(at);
-    }
-    change.release();
     if let Some(error) = losses::count(tx, run)? {
-        fail(change, "the run is parked", error, None)?;
+        change.fail("the run is parked", error)?;
+        settle(change)?;
         return Ok(true);
     }
-    change.row.wake_at = Some(now);
-    change.waits_on("place", None, None);
-    change.finish()?;
-    tx.ring_work();
+    settle(change)?;
     Ok(false)
-}
-
-/// Fails a run: closes the open calls, appends the error, and ends the run.
-pub(crate) fn fail(
-    mut change: Change<'_>,
-    why: &str,
-    error: RunError,
-    leaving: Option<ClaimToken>,
-) -> Result<()> {
-    change.close_open_calls(why)?;
-    change.append(
-        None,
-        Body::Error {
-            error: error.clone(),
-            mark: None,
-        },
-    )?;
-    change.apply(Event::Failed)?;
-    change.end(Some(error), leaving)?;
-    change.finish().map(drop)
 }
 
 fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
@@ -484,10 +483,10 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
     };
     let build = builds.get(conn, row.build)?.map(|build| {
         let build = match entries.first().map(|entry| &entry.body) {
-            Some(Body::Caller { left, .. }) => children::limited(build, *left),
+            Some(Body::Caller { left, .. }) => limited(build, *left),
             _ => build,
         };
-        if row.people || !build.human_in_the_loop {
+        if row.human_in_the_loop || !build.human_in_the_loop {
             return build;
         }
         // The run that waits for this one must not ask people, so this one must not either.
@@ -499,7 +498,7 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
     // Only a build that can start assignments can have child runs.
     let starts = (build.as_ref()).is_ok_and(|build| build.tools.contains_key("run_assignment"));
     let below = if starts {
-        children::used_below(conn, row.id)?
+        lineage::used_below(conn, row.id)?
     } else {
         Used::default()
     };
@@ -558,9 +557,14 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
         change.append(Some(*id), body.clone())?;
     }
     count_usage(&mut change, &step.usage);
-    counters::record(&change, step.entries.iter().map(|entry| &entry.body))?;
+    counters::record(
+        tx,
+        &change.row,
+        step.entries.iter().map(|entry| &entry.body),
+        step.now,
+    )?;
     let goes_on = end_step(&mut change, step)?;
-    let appended = change.finish()?;
+    let appended = settle(change)?;
     let entries = if outside {
         entries_from(tx, step.run, step.known + 1)?
     } else {
@@ -588,13 +592,12 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
     match &step.end {
         StepEnd::Go { doing, who } => {
             let deadline = change.row.deadline;
-            change.waits_on(doing, who.clone(), deadline);
+            change.waits_on(*doing, who.clone(), deadline);
             Ok(true)
         }
         StepEnd::Ask(request) => {
             change.apply(Event::Asked)?;
             change.ask(request)?;
-            change.release();
             Ok(false)
         }
         StepEnd::Child(new) => {
@@ -603,7 +606,7 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
                 Child::Waits(child) => {
                     change.release();
                     change.row.wake_at = None;
-                    change.waits_on("child_run", Some(child.to_string()), None);
+                    change.waits_on(WaitReason::ChildRun, Some(child.to_string()), None);
                     change.mark_updated();
                     Ok(false)
                 }
@@ -620,7 +623,7 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
                         },
                     )?;
                     let deadline = change.row.deadline;
-                    change.waits_on("tool", None, deadline);
+                    change.waits_on(WaitReason::Tool, None, deadline);
                     Ok(true)
                 }
             }
@@ -628,7 +631,7 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
         StepEnd::Sleep(until) => {
             change.release();
             change.row.wake_at = Some(*until);
-            change.waits_on("timer", None, Some(*until));
+            change.waits_on(WaitReason::Timer, None, Some(*until));
             change.mark_updated();
             change.tx.ring_work();
             Ok(false)
@@ -636,7 +639,7 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
         StepEnd::Retry { until, who } => {
             change.release();
             change.row.wake_at = Some(*until);
-            change.waits_on("retry", Some(who.clone()), Some(*until));
+            change.waits_on(WaitReason::Retry, Some(who.clone()), Some(*until));
             change.mark_updated();
             change.tx.ring_work();
             Ok(false)
@@ -645,23 +648,23 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
         // ordinary answer.
         StepEnd::Complete { read_to } if change.row.newest_user > *read_to => {
             let deadline = change.row.deadline;
-            change.waits_on("model", None, deadline);
+            change.waits_on(WaitReason::Model, None, deadline);
             Ok(true)
         }
         StepEnd::Complete { .. } => {
             change.apply(Event::Completed)?;
-            change.end(None, None)?;
+            change.end(None)?;
             Ok(false)
         }
         StepEnd::Fail(error) => {
             change.apply(Event::Failed)?;
-            change.end(Some(error.clone()), None)?;
+            change.end(Some(error.clone()))?;
             Ok(false)
         }
         StepEnd::Release => {
             change.release();
             change.row.wake_at = Some(step.now);
-            change.waits_on("place", None, None);
+            change.waits_on(WaitReason::Slot, None, None);
             change.tx.ring_work();
             Ok(false)
         }
@@ -690,19 +693,20 @@ fn take_new_sandbox(
 }
 
 /// Quarantines a run whose rows cannot be read, instead of giving it to a driver.
-pub(crate) fn set_aside_unreadable(
+pub(crate) fn quarantine_unreadable(
     tx: &Tx<'_>,
     run: RunId,
-    taken: Result<Option<Claimed>>,
+    claimed: Result<Option<Claimed>>,
     now: Timestamp,
 ) -> Result<Option<Claimed>> {
-    match taken {
+    match claimed {
         Err(StoreError::NotFound) => Ok(None),
         Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
-            set_aside(tx, run, &error, now)?;
+            let follow_ups = quarantine_run(tx, run, &error, now)?;
+            execute(tx, follow_ups, now)?;
             Ok(None)
         }
-        taken => taken,
+        claimed => claimed,
     }
 }
 
@@ -714,13 +718,17 @@ fn lapse(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
     let resolution = Resolution::Expired {
         on_expire: request.on_expire,
     };
+    let closing = Closing {
+        request: &request,
+        resolution: &resolution,
+        by: None,
+    };
     if lapse_fails(&request) {
         let error = RunError::new(
             "request_expired",
             format!("nobody answered the request {:?} in time", request.title),
         );
-        change.apply(Event::Failed)?;
-        change.close(&request, &resolution, None)?;
+        change.apply_closing(Event::Failed, Some(closing))?;
         change.close_open_calls("the request expired")?;
         change.append(
             None,
@@ -729,11 +737,9 @@ fn lapse(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
                 mark: None,
             },
         )?;
-        change.end(Some(error), None)?;
+        change.end(Some(error))?;
     } else {
-        change.apply(Event::Answered)?;
-        change.close(&request, &resolution, None)?;
-        change.queue()?;
+        change.apply_closing(Event::Answered, Some(closing))?;
     }
-    change.finish().map(drop)
+    settle(change).map(drop)
 }

@@ -2,9 +2,8 @@
 
 use errand_core::author::By;
 use errand_core::budget;
-use errand_core::config::BuildConfig;
 use errand_core::human::{HumanRequest, Origin, Resolution, check_answer};
-use errand_core::id::{BuildId, HumanRequestId, RunId, SandboxId, TeamId};
+use errand_core::id::{HumanRequestId, RunId, SandboxId, TeamId};
 use errand_core::run::{Event, Status};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
@@ -17,16 +16,14 @@ use crate::db::types::{Blob, Ms, json};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{PostMessage, Principal, Respond, RunView, StartRun};
-use crate::runs::change::Change;
-use crate::runs::children;
+use crate::runs::change::{Change, Closing};
+use crate::runs::create::{NewRun, create_run, title_of};
+use crate::runs::expected_build::check_expected;
+use crate::runs::lineage;
 use crate::runs::losses;
-use crate::runs::queries::{run_body, view_of};
-use crate::runs::row::RunRow;
+use crate::runs::queries::view_of;
+use crate::runs::settle::settle;
 use crate::sandboxes::UNKNOWN_SANDBOX;
-use crate::stats::counters;
-
-/// Maximum number of characters in a run's title.
-const TITLE_CHARS_MAX: usize = 80;
 
 impl Store {
     /// Starts a run of the agent's live build. Writes the run, the first message, the event and the idempotency
@@ -34,7 +31,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] for an unknown agent; `Invalid` for an agent without a build, a build with a model
-    /// that cannot be used, and an unknown or expired sandbox; `Conflict` if the sandbox is in use.
+    /// that cannot be used, and an unknown or expired sandbox; `Conflict` if the sandbox is in use; `BuildChanged` if
+    /// the caller has checked another build than the live one.
     pub async fn start_run(
         &self,
         start: StartRun,
@@ -118,32 +116,44 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
             field: "agent_id",
             message: format!("the agent's live build cannot be run: {e}"),
         })?;
-    (start.runnable.0)(&config).map_err(|message| StoreError::Invalid {
-        field: "agent_id",
-        message,
+    check_expected(start.expected_build.as_ref(), build)?.map_err(|message| {
+        StoreError::Invalid {
+            field: "agent_id",
+            message,
+        }
     })?;
     if let Some(sandbox) = &start.sandbox {
         check_sandbox(tx, start.team, sandbox, start.now)?;
     }
-    let row = new_row(start, build, &config);
-    row.insert(tx)?;
-    counters::started(tx, &row, &config.model.to_string())?;
-    let mut change = Change::new(tx, row, start.now);
-    change.mark_updated();
-    change.count_today()?;
-    if let Some((id, text)) = &start.message {
-        change.append(
-            Some(*id),
-            Body::User {
-                text: text.clone(),
-                untrusted: start.untrusted,
-                by: Some(start.by.clone()),
-            },
-        )?;
-    }
-    change.queue()?;
-    let run = run_body(tx, &change.row)?;
-    change.finish()?;
+    let new = NewRun {
+        team: start.team,
+        id: start.id,
+        agent: start.agent,
+        build,
+        config: &config,
+        source: Some(start.source),
+        started_by: Some(start.by.user),
+        api_key: start.api_key,
+        principal: Principal::of(start.api_key, start.by.user),
+        title: start.message.as_ref().and_then(|(_, text)| title_of(text)),
+        sandbox: start.sandbox.clone(),
+        sandbox_ttl_ms: start.sandbox_ttl_ms,
+        webhook_url: start.webhook_url.clone(),
+        human_webhook_url: start.human_request_webhook_url.clone(),
+        human_in_the_loop: config.human_in_the_loop,
+        now: start.now,
+    };
+    let run = create_run(tx, new, |change| {
+        let Some((id, text)) = &start.message else {
+            return Ok(());
+        };
+        let body = Body::User {
+            text: text.clone(),
+            untrusted: start.untrusted,
+            by: Some(start.by.clone()),
+        };
+        change.append(Some(*id), body).map(drop)
+    })?;
     Ok(RunView { run, pending: None })
 }
 
@@ -179,77 +189,18 @@ fn check_sandbox(
     }
 }
 
-pub(crate) fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) -> RunRow {
-    let title = start.message.as_ref().and_then(|(_, text)| {
-        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
-        Some(line.chars().take(TITLE_CHARS_MAX).collect())
-    });
-    RunRow {
-        id: start.id,
-        team: start.team,
-        agent: start.agent,
-        build,
-        status: Status::Pending,
-        source: Some(start.source.to_owned()),
-        title,
-        sandbox: start.sandbox.clone(),
-        sandbox_ttl_ms: start.sandbox_ttl_ms,
-        webhook_url: start.webhook_url.clone(),
-        human_webhook_url: start.human_request_webhook_url.clone(),
-        people: config.human_in_the_loop,
-        error: None,
-        created_at: start.now,
-        updated_at: start.now,
-        started_at: None,
-        completed_at: None,
-        position: 0,
-        shown: 0,
-        sequence: 0,
-        newest_user: 0,
-        turn: 0,
-        step: 0,
-        claim: None,
-        claim_boot: None,
-        claimed_at: None,
-        wake_at: None,
-        deadline: None,
-        limit_ms: config.limits.seconds.saturating_mul(1000),
-        worked_ms: 0,
-        waiting_kind: None,
-        waiting_who: None,
-        waiting_since: None,
-        waiting_deadline: None,
-        request: None,
-        steps: 0,
-        model_calls: 0,
-        tool_calls: 0,
-        input_tokens: 0,
-        cached_tokens: 0,
-        output_tokens: 0,
-        cost_usd: 0.0,
-        api_key: start.api_key,
-        started_by: Some(start.by.user),
-        model_ms: 0,
-        unpriced_tokens: 0,
-        estimated_tokens: 0,
-        principal: Principal::of(start.api_key, start.by.user),
-    }
-}
-
 fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
     let mut change = Change::of_team(tx, message.team, message.run, message.now)?;
-    let resumes = change.row.status.has_ended();
     let pending = change.pending()?;
-    let transition = change.apply(Event::Message)?;
-    if let Some(request) = pending.filter(|_| transition.closes_request) {
-        change.close(
-            &request,
-            &Resolution::Message {
-                text: message.text.clone(),
-            },
-            Some(&message.by),
-        )?;
-    }
+    let resolution = Resolution::Message {
+        text: message.text.clone(),
+    };
+    let closing = pending.as_ref().map(|request| Closing {
+        request,
+        resolution: &resolution,
+        by: Some(&message.by),
+    });
+    change.apply_closing(Event::Message, closing)?;
     let entry: Entry = change.append(
         Some(message.id),
         Body::User {
@@ -258,20 +209,14 @@ fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
             by: Some(message.by.clone()),
         },
     )?;
-    if transition.wakes {
-        if resumes {
-            change.row.completed_at = None;
-        }
-        change.queue()?;
-    }
-    change.finish()?;
+    settle(change)?;
     MessageBody::of(&entry).ok_or(StoreError::NotFound)
 }
 
 fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
     let mut change = Change::of_team(tx, respond.team, respond.run, respond.now)?;
     // A parent run shows the requests of its child runs. The answer goes to the run that asked.
-    if let Some(below) = children::asked_below(tx, respond.run, respond.request)? {
+    if let Some(below) = lineage::asked_below(tx, respond.run, respond.request)? {
         let mut respond = respond.clone();
         respond.run = below;
         return answer(tx, &respond);
@@ -291,14 +236,17 @@ fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
     let resolution =
         // The error message names the question.
         check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Refused(e.0))?;
-    change.apply(Event::Answered)?;
-    let answered = change.close(&pending, &resolution, Some(&respond.by))?;
+    let closing = Closing {
+        request: &pending,
+        resolution: &resolution,
+        by: Some(&respond.by),
+    };
+    let answered = change.apply_closing(Event::Answered, Some(closing))?;
     if gives_time(&pending, &resolution) {
-        change.row.worked_ms = 0;
+        change.row.active_ms = 0;
     }
-    change.queue()?;
-    change.finish()?;
-    Ok(answered)
+    settle(change)?;
+    answered.ok_or(StoreError::NotFound)
 }
 
 /// Whether the answer resets the active time. An approval lets the run continue; after a denial, the run needs time
@@ -371,34 +319,11 @@ fn not_the_pending_one(
 
 /// Stops a run. Returns `true` if it had already ended.
 pub(crate) fn stop(tx: &Tx<'_>, team: TeamId, run: RunId, by: &By, now: Timestamp) -> Result<bool> {
-    stop_as(tx, team, run, Some(by), now)
-}
-
-/// Stops a run. `by` is `None` if the system stops it, for example because its parent has ended.
-pub(crate) fn stop_as(
-    tx: &Tx<'_>,
-    team: TeamId,
-    run: RunId,
-    by: Option<&By>,
-    now: Timestamp,
-) -> Result<bool> {
     let mut change = Change::of_team(tx, team, run, now)?;
-    if change.row.status.has_ended() {
+    if !change.stop(Some(by))? {
         return Ok(true);
     }
-    let pending = change.pending()?;
-    let driven = change.row.claim;
-    change.apply(Event::Stop)?;
-    match pending {
-        Some(request) => {
-            change.close(&request, &Resolution::Stopped, by)?;
-        }
-        None => change.close_open_calls("the run was stopped")?,
-    }
-    change.append(None, Body::Interrupted { by: by.cloned() })?;
-    change.end(None, driven)?;
-    change.finish()?;
-    tx.ring_fence(run);
+    settle(change)?;
     Ok(false)
 }
 
@@ -425,10 +350,6 @@ pub(crate) fn retry(
             by: Some(by.clone()),
         },
     )?;
-    change.row.completed_at = None;
-    change.row.error = None;
-    change.row.worked_ms = 0;
-    change.queue()?;
-    change.finish()?;
+    settle(change)?;
     view_of(tx, team, run)
 }

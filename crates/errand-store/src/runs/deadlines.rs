@@ -8,7 +8,7 @@
 use errand_core::budget;
 use errand_core::human::HumanRequest;
 use errand_core::id::{HumanRequestId, RunId};
-use errand_core::run::{Event, RunError};
+use errand_core::run::{Event, RunError, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::Body;
 
@@ -16,8 +16,8 @@ use crate::db::sqlite::{Store, Tx};
 use crate::db::types::Ms;
 use crate::error::Result;
 use crate::runs::change::Change;
-use crate::runs::claims::{fail, ids};
-use crate::runs::quarantine::for_each;
+use crate::runs::claims::ids;
+use crate::runs::settle::{for_each, settle};
 
 /// Reason given to the calls that are open when the active time ends.
 const TIME_OVER: &str = "the run's working time is over";
@@ -45,18 +45,16 @@ impl Store {
 fn overrun(tx: &Tx<'_>, run: RunId, step_seconds_max: u32, now: Timestamp) -> Result<()> {
     let mut change = Change::of_run(tx, run, now)?;
     change.mark_updated();
-    if change.row.working_time_ends().is_none_or(|end| end <= now) {
-        time_over(change)?;
+    if change.row.active_time_ends().is_none_or(|end| end <= now) {
+        time_over(&mut change)?;
     } else {
         let error = step_timeout(&change, step_seconds_max);
-        let driver = change.row.claim;
-        fail(change, "the step took too long", error, driver)?;
+        change.fail("the step took too long", error)?;
     }
-    tx.ring_fence(run);
-    Ok(())
+    settle(change).map(drop)
 }
 
-fn time_over(change: Change<'_>) -> Result<()> {
+fn time_over(change: &mut Change<'_>) -> Result<()> {
     let seconds = change.row.limit_ms / 1000;
     let build = change.tx.builds().get(change.tx, change.row.build)?;
     // A build that cannot be read does not ask anybody.
@@ -66,18 +64,11 @@ fn time_over(change: Change<'_>) -> Result<()> {
     let message = format!(
         "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
     );
-    let driver = change.row.claim;
-    fail(
-        change,
-        TIME_OVER,
-        RunError::new("limit_exceeded", message),
-        driver,
-    )
+    change.fail(TIME_OVER, RunError::new("limit_exceeded", message))
 }
 
 /// Asks a person whether the run may continue. No call is open in the meantime.
-fn ask(mut change: Change<'_>, seconds: u64) -> Result<()> {
-    let driver = change.row.claim;
+fn ask(change: &mut Change<'_>, seconds: u64) -> Result<()> {
     change.close_open_calls(TIME_OVER)?;
     // The run may still be in its first step, and only a running run can ask.
     change.apply(Event::StepDone)?;
@@ -91,21 +82,15 @@ fn ask(mut change: Change<'_>, seconds: u64) -> Result<()> {
             mark: None,
         },
     )?;
-    change.ask(&request)?;
-    change.release();
-    change.row.wake_at = None;
-    if let Some(driver) = driver {
-        change.leave_sandbox_to(driver)?;
-    }
-    change.finish().map(drop)
+    change.ask(&request)
 }
 
 fn step_timeout(change: &Change<'_>, step_seconds_max: u32) -> RunError {
     let row = &change.row;
     // The last committed step says what is in progress. Calls that only read follow a model's turn without a commit.
-    let under_way = match (row.waiting_kind.as_deref(), &row.waiting_who) {
-        (Some("tool"), Some(tool)) => format!("the tool {tool}"),
-        (Some("tool"), None) => {
+    let under_way = match (row.waiting_kind, &row.waiting_who) {
+        (Some(WaitReason::Tool), Some(tool)) => format!("the tool {tool}"),
+        (Some(WaitReason::Tool), None) => {
             "the opening of the run's sandbox, or a call that only reads".to_owned()
         }
         _ => "the model's turn (the model, or a call of that turn that only reads)".to_owned(),

@@ -1,5 +1,6 @@
 //! Reads the events of a run, for event streams.
 
+use errand_core::event::EventKind;
 use errand_core::id::{RunId, TeamId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, Row, params};
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use crate::db::paging::{Fits, PageBounds};
 use crate::db::sqlite::Store;
-use crate::db::types::{Blob, Ms, count, int, json};
+use crate::db::types::{Blob, Ms, count, int, json, word};
 use crate::error::{Result, StoreError};
 use crate::model::{EventPage, EventRow};
 use crate::runs::queries::{self, RawEntry, to_message};
@@ -80,7 +81,7 @@ fn select_events(
         match filling.add(count(row.get(8)?)) {
             Fits::Yes => {
                 let mut event = to_event(read_event(row)?)?;
-                if event.kind == "run.updated" {
+                if event.kind == EventKind::RunUpdated {
                     add_author(&mut event.data, &mut author, conn, &run_row)?;
                 }
                 page.events.push(event);
@@ -163,7 +164,7 @@ fn to_event((seq, kind, created_at, data, entry): RawEvent) -> Result<EventRow> 
     };
     Ok(EventRow {
         seq,
-        kind,
+        kind: word("events", "kind", &kind, EventKind::parse)?,
         created_at,
         data,
     })

@@ -15,6 +15,7 @@ mod tests;
 
 use errand_core::author::By;
 use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId};
+use errand_core::run::RunSource;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -23,11 +24,11 @@ use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, count};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
-use crate::model::{Principal, RunView, Runnable};
-use crate::repair::fork::{close_what_is_open, config_of, copy, new_row, readable};
-use crate::runs::change::Change;
-use crate::runs::queries::run_body;
+use crate::model::{CheckedBuild, Principal, RunView};
+use crate::runs::create::{NewRun, create_run};
+use crate::runs::expected_build::check_expected;
 use crate::runs::row::row_of;
+use crate::runs::transcript_copy::{config_of, copy, readable};
 
 /// A fork to create.
 #[derive(Clone, Debug)]
@@ -41,8 +42,7 @@ pub struct ForkRun {
     pub after: Option<MessageId>,
     /// Another build of the same agent. `None`: the build of the forked run.
     pub build: Option<BuildId>,
-    /// `api`, `web`, `schedule`, `mcp` or `cli`.
-    pub source: &'static str,
+    pub source: RunSource,
     /// Receives all events of the new run.
     pub webhook_url: Option<String>,
     /// Receives `human_request` events only.
@@ -57,8 +57,8 @@ pub struct ForkRun {
     pub sandbox: Option<SandboxId>,
     /// Lifetime of the sandbox, from the setting `sandbox.ttl`.
     pub sandbox_ttl_ms: u64,
-    /// Checks whether the build's model can be used here.
-    pub runnable: Runnable,
+    /// The build as the caller has checked it. `None`: the caller found none.
+    pub expected_build: Option<CheckedBuild>,
     pub now: Timestamp,
 }
 
@@ -112,38 +112,40 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
         StoreError::Refused(why) => invalid(why),
         other => other,
     })?;
-    (fork.runnable.0)(&config).map_err(invalid)?;
+    check_expected(fork.expected_build.as_ref(), build)?.map_err(invalid)?;
     if let Some(sandbox) = &fork.sandbox {
         insert_sandbox(tx, fork, sandbox)?;
     }
-    let about = (fork.id, fork.source, fork.now);
-    let mut row = new_row(about, old, build, &config, fork.sandbox.clone());
-    row.api_key = fork.api_key;
-    row.started_by = Some(fork.by.user);
-    row.principal = Principal::of(fork.api_key, fork.by.user);
-    row.webhook_url.clone_from(&fork.webhook_url);
-    row.human_webhook_url
-        .clone_from(&fork.human_request_webhook_url);
-    row.sandbox_ttl_ms = fork.sandbox_ttl_ms;
-    row.insert(tx)?;
-    crate::stats::counters::started(tx, &row, &config.model.to_string())?;
-    let mut change = Change::new(tx, row, fork.now);
-    change.mark_updated();
-    change.count_today()?;
-    let ledger = copy(&mut change, &entries)?;
-    close_what_is_open(&mut change, &ledger, &entries)?;
-    change.row.turn = change.row.position + 1;
-    if let Some((id, text)) = &fork.message {
-        let body = Body::User {
-            text: text.clone(),
-            untrusted: fork.untrusted,
-            by: Some(fork.by.clone()),
-        };
-        change.append(Some(*id), body)?;
-    }
-    change.queue()?;
-    let run = run_body(tx, &change.row)?;
-    change.finish()?;
+    let new = NewRun {
+        team: old.team,
+        id: fork.id,
+        agent: old.agent,
+        build,
+        config: &config,
+        source: Some(fork.source),
+        started_by: Some(fork.by.user),
+        api_key: fork.api_key,
+        principal: Principal::of(fork.api_key, fork.by.user),
+        title: old.title,
+        sandbox: fork.sandbox.clone(),
+        sandbox_ttl_ms: fork.sandbox_ttl_ms,
+        webhook_url: fork.webhook_url.clone(),
+        human_webhook_url: fork.human_request_webhook_url.clone(),
+        human_in_the_loop: config.human_in_the_loop,
+        now: fork.now,
+    };
+    let run = create_run(tx, new, |change| {
+        copy(change, &entries)?;
+        if let Some((id, text)) = &fork.message {
+            let body = Body::User {
+                text: text.clone(),
+                untrusted: fork.untrusted,
+                by: Some(fork.by.clone()),
+            };
+            change.append(Some(*id), body)?;
+        }
+        Ok(())
+    })?;
     Ok(RunView { run, pending: None })
 }
 

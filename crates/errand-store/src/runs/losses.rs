@@ -10,10 +10,7 @@
 //!
 //! Preventing others from starting a new run of the same build.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use errand_core::id::{ClaimToken, RunId};
+use errand_core::id::RunId;
 use errand_core::run::{Event, RunError, Status};
 use errand_core::time::Timestamp;
 use errand_core::transcript::Body;
@@ -22,66 +19,17 @@ use rusqlite::params;
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::Blob;
 use crate::error::{Result, StoreError};
-use crate::model::{Claimed, ReadyRun};
 use crate::runs::change::Change;
-use crate::runs::claims;
+use crate::runs::settle::settle;
 
 /// Error code of parked runs.
 pub const POISONED: &str = "poisoned";
-/// Losses in a row after which a run is driven alone.
-const SUSPECT: i64 = 2;
 /// Losses in a row after which a run is parked.
 const PARKED: i64 = 4;
 /// Maximum number of parked runs that are listed.
 const NAMED_MAX: u32 = 20;
 
-/// The counts above zero. Cheap to clone: a clone is the same table.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Losses(Arc<Mutex<HashMap<RunId, i64>>>);
-
-impl Losses {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, i64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the run must be driven alone.
-    pub(crate) fn suspects(&self, run: RunId) -> bool {
-        self.lock().get(&run).is_some_and(|lost| *lost >= SUSPECT)
-    }
-
-    /// Whether a step of the run resets a count. Stays true for the following steps, because the transaction may be
-    /// rolled back.
-    fn counts(&self, run: RunId) -> bool {
-        let mut counts = self.lock();
-        match counts.get_mut(&run) {
-            Some(lost) => {
-                *lost = 0;
-                true
-            }
-            None => false,
-        }
-    }
-}
-
 impl Store {
-    /// Claims a suspect run. No other run may be driven at the same time. Returns `None` if it is not queued any
-    /// more.
-    pub async fn claim_alone(
-        &self,
-        ready: ReadyRun,
-        token: ClaimToken,
-        step_deadline: Timestamp,
-        now: Timestamp,
-    ) -> Result<Option<Claimed>> {
-        let boot = self.boot();
-        self.write(move |tx| {
-            let token = (token, boot);
-            let taken = claims::take(tx, ready, token, step_deadline, now);
-            claims::set_aside_unreadable(tx, ready.run, taken, now)
-        })
-        .await
-    }
-
     /// Resets the counts at an orderly shutdown, which interrupts what is still running: those losses do not count.
     pub async fn forgive_losses(&self) -> Result<()> {
         self.write(|tx| {
@@ -125,12 +73,8 @@ impl Store {
             }
             change.apply(Event::Retry)?;
             change.append(None, Body::Retried { by: None })?;
-            change.row.completed_at = None;
-            change.row.error = None;
-            change.row.worked_ms = 0;
-            change.queue()?;
             let status = change.row.status;
-            change.finish()?;
+            settle(change)?;
             forget(tx, run)?;
             Ok(status)
         })
@@ -146,9 +90,7 @@ pub(crate) fn read(tx: &Tx<'_>) -> Result<()> {
         )?
         .query_map([PARKED], |row| Ok((row.get::<_, Blob>(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<Vec<(Blob, i64)>>>()?;
-    let mut counts = tx.losses().lock();
-    counts.clear();
-    counts.extend(
+    tx.losses().replace(
         rows.into_iter()
             .map(|(id, lost)| (RunId::from_stored(id.0), lost)),
     );
@@ -160,7 +102,7 @@ pub(crate) fn count(tx: &Tx<'_>, run: RunId) -> Result<Option<RunError>> {
     let lost: i64 = tx
         .prepare_cached("UPDATE runs SET lost = lost + 1 WHERE id = ?1 RETURNING lost")?
         .query_row(params![Blob(run.as_uuid())], |row| row.get(0))?;
-    tx.losses().lock().insert(run, lost);
+    tx.losses().set(run, lost);
     Ok((lost >= PARKED).then(|| {
         RunError::new(
             POISONED,
@@ -183,7 +125,7 @@ pub(crate) fn step_done(tx: &Tx<'_>, run: RunId) -> Result<()> {
 pub(crate) fn forget(tx: &Tx<'_>, run: RunId) -> Result<()> {
     tx.prepare_cached("UPDATE runs SET lost = 0 WHERE id = ?1 AND lost <> 0")?
         .execute(params![Blob(run.as_uuid())])?;
-    tx.losses().lock().insert(run, 0);
+    tx.losses().set(run, 0);
     Ok(())
 }
 

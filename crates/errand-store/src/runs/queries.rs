@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use errand_core::author::AuthorBody;
 use errand_core::human::{HumanRequest, TITLE_CHARS_MAX};
 use errand_core::id::{MessageId, RunId, TeamId, UserId};
-use errand_core::run::Status;
+use errand_core::run::{RunSource, Status, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use errand_core::wire::{MessageBody, RunBody, UsageBody, WaitingOn};
@@ -19,6 +19,7 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, json};
 use crate::error::{Result, StoreError};
 use crate::model::{Page, PageQuery, RunFilter, RunView};
+use crate::runs::lineage;
 use crate::runs::row::{COLUMNS, RunRow, read_row, row_of};
 
 /// A run in the form that the API returns.
@@ -37,13 +38,13 @@ pub(crate) fn event_body(row: &RunRow) -> RunBody {
         agent_id: row.agent.as_uuid(),
         build_id: row.build.as_uuid(),
         status: row.status,
-        source: row.source.clone(),
+        source: row.source.map(|source| source.as_str().to_owned()),
         sandbox_id: row.sandbox.as_ref().map(ToString::to_string),
         started_at: row.started_at,
         completed_at: row.completed_at,
         created_at: row.created_at,
         updated_at: row.updated_at,
-        human_in_the_loop_enabled: row.people,
+        human_in_the_loop_enabled: row.human_in_the_loop,
         title: row.title.clone(),
         error: row.error.clone(),
         usage: UsageBody {
@@ -57,7 +58,7 @@ pub(crate) fn event_body(row: &RunRow) -> RunBody {
             cost_known_usd: (row.unpriced_tokens > 0).then_some(row.cost_usd),
             cost_unknown_tokens: row.unpriced_tokens,
             estimated: row.estimated_tokens > 0,
-            seconds: seconds_of(row.worked_ms),
+            seconds: seconds_of(row.active_ms),
             model_seconds: seconds_of(row.model_ms),
         },
         waiting_on: waiting_on(row),
@@ -69,9 +70,9 @@ pub(crate) fn event_body(row: &RunRow) -> RunBody {
 pub(crate) fn author(conn: &Connection, row: &RunRow) -> Result<AuthorBody> {
     // A child run has its parent's key for the usage statistics, but no person or key started it. The same holds for
     // a fork by the server's operator.
-    match (row.source.as_deref(), row.api_key) {
+    match (row.source, row.api_key) {
         (None, _) => Ok(AuthorBody::system()),
-        (Some("cli"), _) if row.started_by.is_none() => Ok(AuthorBody::system()),
+        (Some(RunSource::Cli), _) if row.started_by.is_none() => Ok(AuthorBody::system()),
         (Some(_), None) => Ok(AuthorBody::user(row.started_by)),
         (Some(_), Some(key)) => {
             let named = conn
@@ -100,36 +101,37 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
     if row.status.has_ended() {
         return None;
     }
-    let kind = row.waiting_kind.as_deref()?;
+    let kind = row.waiting_kind?;
     // Requests of older versions may have longer titles.
     let who = row
         .waiting_who
         .as_ref()
         .map(|who| who.chars().take(TITLE_CHARS_MAX).collect());
     let next = match kind {
-        "human" => "A person must respond to the pending request; a message closes it too.".to_owned(),
-        "timer" => "It continues by itself at the deadline.".to_owned(),
-        "retry" => {
+        WaitReason::Human => {
+            "A person must respond to the pending request; a message closes it too."
+        }
+        WaitReason::Timer => "It continues by itself at the deadline.",
+        WaitReason::Retry => {
             "The model gave no usable answer, or its provider cannot take another call now. The model is asked again at the deadline, or earlier if its provider can take a call."
-                .to_owned()
         }
-        "place" => "It starts as soon as a slot for active runs is free.".to_owned(),
-        "sandbox" => "It starts when the run that uses the sandbox has ended.".to_owned(),
-        "child_run" => {
+        WaitReason::Slot => "It starts as soon as a slot for active runs is free.",
+        WaitReason::Sandbox => "It starts when the run that uses the sandbox has ended.",
+        WaitReason::ChildRun => {
             "It continues when the run that it started has ended. Requests of that run are shown here too."
-                .to_owned()
         }
-        "start" => "Its first step is being prepared.".to_owned(),
-        "model" => "The model decides what comes next.".to_owned(),
-        "tool" => "The result of the tool call is recorded. Then the model decides what comes next.".to_owned(),
-        other => format!("It waits for {other}."),
+        WaitReason::Start => "Its first step is being prepared.",
+        WaitReason::Model => "The model decides what comes next.",
+        WaitReason::Tool => {
+            "The result of the tool call is recorded. Then the model decides what comes next."
+        }
     };
     Some(WaitingOn {
-        kind: kind.to_owned(),
+        kind: kind.as_str().to_owned(),
         who,
         since: row.waiting_since.unwrap_or(row.updated_at),
         deadline: row.waiting_deadline,
-        next,
+        next: next.to_owned(),
     })
 }
 
@@ -205,7 +207,7 @@ pub(crate) fn view_of(conn: &Connection, team: TeamId, run: RunId) -> Result<Run
     let row = row_of(conn, team, run)?;
     let pending = match row.request {
         // A child run may be asking a person.
-        None => crate::runs::children::request_below(conn, &row)?,
+        None => request_below(conn, &row)?,
         Some(id) => {
             let text: String = conn
                 .prepare_cached("SELECT request FROM human_requests WHERE id = ?1")?
@@ -217,6 +219,18 @@ pub(crate) fn view_of(conn: &Connection, team: TeamId, run: RunId) -> Result<Run
         run: run_body(conn, &row)?,
         pending,
     })
+}
+
+/// The pending human request of the child run that this run waits for, at any depth.
+pub(crate) fn request_below(conn: &Connection, row: &RunRow) -> Result<Option<HumanRequest>> {
+    match lineage::awaited(row) {
+        None => Ok(None),
+        Some(child) => match view_of(conn, row.team, child) {
+            Ok(view) => Ok(view.pending),
+            Err(StoreError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        },
+    }
 }
 
 impl Store {
@@ -352,8 +366,8 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     if let Some(agent) = filter.agent {
         holds("agent_id = ?", blob(agent.as_uuid()));
     }
-    if let Some(source) = &filter.source {
-        holds("source = ?", SqlValue::Text(source.clone()));
+    if let Some(source) = filter.source {
+        holds("source = ?", SqlValue::Text(source.as_str().to_owned()));
     }
     if let Some(since) = filter.since {
         holds("created_at >= ?", at(since));

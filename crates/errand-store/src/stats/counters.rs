@@ -20,7 +20,6 @@ use crate::db::types::{Blob, Ms, count, int, json};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{ModelCallRow, Usage};
-use crate::runs::change::Change;
 use crate::runs::row::RunRow;
 
 /// Adds to the totals of a day.
@@ -68,8 +67,10 @@ pub(crate) fn started(conn: &Connection, row: &RunRow, model: &str) -> Result<()
 
 /// Counts the model calls among the entries of a step. An attempt without an answer counts with what it has used.
 pub(crate) fn record<'a>(
-    change: &Change<'_>,
+    conn: &Connection,
+    row: &RunRow,
     bodies: impl IntoIterator<Item = &'a Body>,
+    now: Timestamp,
 ) -> Result<()> {
     for body in bodies {
         let (call, answered) = match body {
@@ -78,16 +79,14 @@ pub(crate) fn record<'a>(
             _ => continue,
         };
         let used = Usage::of_call(call, answered);
-        add(change.tx, &change.row, &call.model, 0, &used, change.now)?;
-        change
-            .tx
-            .prepare_cached(
+        add(conn, row, &call.model, 0, &used, now)?;
+        conn.prepare_cached(
                 "INSERT INTO usage_months (team_id, month, cost_usd, unpriced_tokens) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT DO UPDATE SET cost_usd = cost_usd + ?3, unpriced_tokens = unpriced_tokens + ?4",
             )?
             .execute(params![
-                Blob(change.row.team.as_uuid()),
-                change.now.month(),
+                Blob(row.team.as_uuid()),
+                now.month(),
                 used.cost_usd,
                 int(used.unpriced_tokens),
             ])?;

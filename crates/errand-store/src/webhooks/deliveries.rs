@@ -19,6 +19,7 @@ mod tests;
 
 use errand_core::id::{DeliveryId, TeamId};
 use errand_core::time::Timestamp;
+use errand_core::webhook::DeliveryState;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 pub(crate) use delivery_log::select_one;
@@ -95,10 +96,10 @@ fn update_delivery(
     end: DeliveryEnd,
 ) -> Result<bool> {
     let (state, due_at) = match end {
-        DeliveryEnd::Delivered => ("delivered", None),
-        DeliveryEnd::Gone => ("gone", None),
-        DeliveryEnd::Exhausted => ("exhausted", None),
-        DeliveryEnd::Again(at) => ("pending", Some(at)),
+        DeliveryEnd::Delivered => (DeliveryState::Delivered, None),
+        DeliveryEnd::Gone => (DeliveryState::Gone, None),
+        DeliveryEnd::Exhausted => (DeliveryState::Exhausted, None),
+        DeliveryEnd::Again(at) => (DeliveryState::Pending, Some(at)),
     };
     let changed = tx
         .prepare_cached(
@@ -111,7 +112,7 @@ fn update_delivery(
         .execute(params![
             number,
             attempt.attempt,
-            state,
+            state.as_str(),
             due_at.map(Ms),
             Ms(attempt.at)
         ])?;

@@ -1,5 +1,6 @@
 //! Clients that start runs, send messages, answer, stop and retry; that lose responses, and then repeat their requests.
 
+use errand_core::run::RunSource;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use errand_core::human::{Answer as HumanAnswer, Ask, HumanRequest};
@@ -8,7 +9,7 @@ use errand_core::ledger::NOT_DONE;
 use errand_core::limits::IDEMPOTENCY_TTL_MS;
 use errand_core::time::Timestamp;
 use errand_core::wire::{AnsweredRequestBody, MessageBody};
-use errand_store::model::{PostMessage, Respond, RunView, Runnable, StartRun};
+use errand_store::model::{PostMessage, Respond, RunView, StartRun};
 use errand_store::{Answer, Idem, Once, Store, StoreError, StoredAnswer};
 use serde_json::{Map, json};
 use sha2::{Digest as _, Sha256};
@@ -254,11 +255,12 @@ impl Wire {
             let agent = &state.agents[*agent];
             (state.teams[agent.team], agent.id)
         };
+        let build = self.store.live_build(team.id, agent_id).await?;
         let start = StartRun {
             team: team.id,
             id,
             agent: agent_id,
-            source: "api",
+            source: RunSource::Api,
             sandbox: sandbox.clone(),
             webhook_url: webhook.map(url_of),
             human_request_webhook_url: human_webhook.map(url_of),
@@ -267,7 +269,7 @@ impl Wire {
             by: team.owner.into(),
             sandbox_ttl_ms: 3_600_000,
             api_key: None,
-            runnable: Runnable(Arc::new(|_| Ok(()))),
+            expected_build: Some(build.usable()),
             now,
         };
         let once = Once {

@@ -1,7 +1,9 @@
 //! The end of a simulation: faults stop, everything comes to rest, every run ends, and all invariants are checked.
 
+use errand_core::event::EventKind;
 use errand_core::id::RunId;
 use errand_core::run::Status;
+use errand_core::webhook::DeliveryState;
 use errand_store::StoreError;
 use errand_store::model::PageQuery;
 use serde_json::json;
@@ -192,7 +194,11 @@ impl Simulation {
             count_situations(&mut self.world.state(), &record);
             // The trace, and with it the digest, covers everything.
             let (view, messages) = (json!(record.view.run), json!(record.messages));
-            let events: Vec<_> = record.events.iter().map(|e| (&e.kind, &e.data)).collect();
+            let events: Vec<_> = record
+                .events
+                .iter()
+                .map(|e| (e.kind.as_str(), &e.data))
+                .collect();
             self.world
                 .note(&json!([view, messages, events]).to_string());
         }
@@ -211,7 +217,11 @@ fn count_situations(state: &mut State, record: &Record) {
     {
         state.saw("run at its limit");
     }
-    for event in record.events.iter().filter(|e| e.kind == "run.updated") {
+    for event in record
+        .events
+        .iter()
+        .filter(|e| e.kind == EventKind::RunUpdated)
+    {
         if event.data["waiting_on"]["kind"] == "sandbox" {
             state.saw("waited for a sandbox");
         }
@@ -241,8 +251,8 @@ fn count_situations(state: &mut State, record: &Record) {
         }
     }
     for delivery in &record.deliveries {
-        match delivery.state.as_str() {
-            "gone" => state.saw("webhook gone"),
+        match delivery.state {
+            DeliveryState::Gone => state.saw("webhook gone"),
             _ if delivery.attempts.len() > 1 => state.saw("webhook tried again"),
             _ => {}
         }

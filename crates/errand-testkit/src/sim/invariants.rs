@@ -3,6 +3,8 @@
 //! Some are checked at the moment when something happens (a call begins, an answer is received, a webhook arrives), the
 //! others when faults have stopped and everything has come to rest.
 
+use errand_core::event::EventKind;
+use errand_core::webhook::DeliveryState;
 use std::collections::{BTreeMap, BTreeSet};
 
 use errand_core::id::{HumanRequestId, RunId};
@@ -310,7 +312,7 @@ fn events_without_gaps(record: &Record) -> Verdict {
         }
     }
     let announced: Vec<&Value> = (record.events.iter())
-        .filter(|event| event.kind == "message.created")
+        .filter(|event| event.kind == EventKind::MessageCreated)
         .map(|event| &event.data["id"])
         .collect();
     let there: Vec<Value> = (record.messages.iter())
@@ -325,16 +327,16 @@ fn events_without_gaps(record: &Record) -> Verdict {
     }
     let mut open = None;
     for event in &record.events {
-        match (event.kind.as_str(), &open) {
-            ("human_request.created", None) => open = Some(event.data["id"].clone()),
-            ("human_request.closed", Some(id)) if *id == event.data["id"] => open = None,
-            ("human_request.created" | "human_request.closed", _) => {
+        match (event.kind, &open) {
+            (EventKind::HumanRequestCreated, None) => open = Some(event.data["id"].clone()),
+            (EventKind::HumanRequestClosed, Some(id)) if *id == event.data["id"] => open = None,
+            (EventKind::HumanRequestCreated | EventKind::HumanRequestClosed, _) => {
                 return gap(format!(
                     "event {} does not match the open request {open:?}",
                     event.seq
                 ));
             }
-            _ => {}
+            (EventKind::RunUpdated | EventKind::MessageCreated, _) => {}
         }
     }
     Ok(())
@@ -342,7 +344,11 @@ fn events_without_gaps(record: &Record) -> Verdict {
 
 fn statuses_by_the_table(record: &Record) -> Verdict {
     let mut before: Option<Status> = None;
-    for event in record.events.iter().filter(|e| e.kind == "run.updated") {
+    for event in record
+        .events
+        .iter()
+        .filter(|e| e.kind == EventKind::RunUpdated)
+    {
         let status = event.data["status"].as_str().and_then(Status::parse);
         let allowed = match (before, status) {
             (_, None) => false,
@@ -569,9 +575,9 @@ fn deliveries_made(state: &State, record: &Record) -> Verdict {
     let mut wanted = BTreeSet::new();
     let mut before = Status::Pending;
     for event in &record.events {
-        let (name, to) = match event.kind.as_str() {
-            "human_request.created" => ("human_request", &asked),
-            "run.updated" => {
+        let (name, to) = match event.kind {
+            EventKind::HumanRequestCreated => ("human_request", &asked),
+            EventKind::RunUpdated => {
                 let status = event.data["status"].as_str().and_then(Status::parse);
                 let was = before;
                 before = status.unwrap_or(was);
@@ -612,11 +618,11 @@ fn arrived(state: &State, now: Timestamp, record: &Record, delivery: &DeliveryRo
             .wrapping_sub(1),
     ))
     .map_or(now, |event| event.created_at);
-    let fits = match delivery.state.as_str() {
-        "delivered" => heard.contains(&Some(200)),
-        "gone" => heard.contains(&Some(410)),
-        "exhausted" => state.latest.ms_since(made_at) >= WEBHOOK_RETRY_WINDOW_MS,
-        _ => false,
+    let fits = match delivery.state {
+        DeliveryState::Delivered => heard.contains(&Some(200)),
+        DeliveryState::Gone => heard.contains(&Some(410)),
+        DeliveryState::Exhausted => state.latest.ms_since(made_at) >= WEBHOOK_RETRY_WINDOW_MS,
+        DeliveryState::Pending | DeliveryState::Dropped => false,
     };
     if fits {
         return Ok(());

@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 
 use errand_core::id::RunId;
-use errand_core::run::Status;
+use errand_core::run::{RunSource, Status, WaitReason};
 use errand_core::time::Timestamp;
 use errand_store::{Fork, Forked, Repaired, StoreError};
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,7 @@ impl Admin {
                     id: self.ids.run(now),
                     after: None,
                     build: None,
-                    source: "cli",
+                    source: RunSource::Cli,
                     now,
                 };
                 self.store
@@ -102,7 +102,7 @@ fn line(run: RunId, sentence: String, repaired: Repaired) -> RepairLine {
     RepairLine {
         run_id: run.to_string(),
         status: repaired.status,
-        waits_for: repaired.waits_for,
+        waits_for: repaired.waits_for.map(|reason| reason.as_str().to_owned()),
         sentence,
     }
 }
@@ -113,12 +113,12 @@ fn resumed(repaired: &Repaired) -> String {
     } else {
         ""
     };
-    let next = match repaired.waits_for.as_deref() {
-        Some("human") => "It waits for a person's answer to its request.",
-        Some("sandbox") if repaired.was_taken_away => {
+    let next = match repaired.waits_for {
+        Some(WaitReason::Human) => "It waits for a person's answer to its request.",
+        Some(WaitReason::Sandbox) if repaired.was_taken_away => {
             "It continues when that driver has released the sandbox; if it never does, a restart of the server ends it."
         }
-        Some("sandbox") => "It continues when the run that uses its sandbox has ended.",
+        Some(WaitReason::Sandbox) => "It continues when the run that uses its sandbox has ended.",
         _ => "It continues as soon as a server has a free slot.",
     };
     format!("{before}{next}")

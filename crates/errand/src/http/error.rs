@@ -283,6 +283,13 @@ impl From<StoreError> for ApiError {
                 "the server cannot do this now ({why}); repeat the request with the same Idempotency-Key"
             ))
             .caused_by(error),
+            StoreError::BuildChanged { .. } => Self::conflict(
+                "the build changes faster than it can be checked; try again",
+            ),
+            StoreError::Raced { .. } => Self::unavailable(
+                "the run was changed by something else at the same time; repeat it with the same Idempotency-Key",
+            )
+            .caused_by(error),
             StoreError::Trouble { what, .. } => Self::unavailable(format!(
                 "the server cannot do this now ({what}); repeat the request with the same Idempotency-Key"
             )),

@@ -6,7 +6,8 @@
 use errand_core::author::By;
 use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId};
 use errand_core::limits::{FORK_COPY_BYTES_MAX, FORK_COPY_NAMES_MAX};
-use errand_engine::EngineContext;
+use errand_core::run::RunSource;
+use errand_engine::{EngineContext, checked_start};
 use errand_sandbox::{Charged, CopyError, CopyLimits, FileError, Root};
 use errand_store::model::RunView;
 use errand_store::{Answer, ForkRun, Once, StoreError};
@@ -14,7 +15,7 @@ use errand_store::{Answer, ForkRun, Once, StoreError};
 use super::UseCaseError;
 use super::blocking::blocking;
 use super::sandbox_files::charged;
-use super::start_run::{FirstMessage, runnable};
+use super::start_run::FirstMessage;
 
 /// A fork to make.
 pub(crate) struct NewFork {
@@ -35,8 +36,8 @@ pub(crate) struct NewFork {
     pub(crate) sandbox_ttl_ms: u64,
     pub(crate) by: By,
     pub(crate) api_key: Option<ApiKeyId>,
-    /// `api`, `web`, …: where the request came from.
-    pub(crate) source: &'static str,
+    /// Where the request came from.
+    pub(crate) source: RunSource,
 }
 
 /// Makes a fork: the copy of the files, then the run.
@@ -71,10 +72,10 @@ pub(crate) async fn fork_run(
         api_key: new.api_key,
         sandbox: sandbox.clone(),
         sandbox_ttl_ms: new.sandbox_ttl_ms,
-        runnable: runnable(engine, new.team).await?,
+        expected_build: None,
         now,
     };
-    let answer = engine.store.fork(fork, once).await;
+    let answer = checked_start::fork_run(&engine.store, &engine.models, fork, once).await;
     // It is unknown whether the transaction was committed, so the copy may belong to the new run. If not, the janitor
     // finds it.
     let is_unknown = matches!(

@@ -1,12 +1,10 @@
 //! Starts a run.
 
-use std::sync::Arc;
-
 use errand_core::author::By;
 use errand_core::id::{AgentId, ApiKeyId, SandboxId, TeamId};
-use errand_engine::EngineContext;
-use errand_engine::model::network::OwnProviders;
-use errand_store::model::{RunView, Runnable, StartRun};
+use errand_core::run::RunSource;
+use errand_engine::{EngineContext, checked_start};
+use errand_store::model::{RunView, StartRun};
 use errand_store::{Answer, Once, StoreError};
 
 use super::UseCaseError;
@@ -24,8 +22,8 @@ pub(crate) struct NewRun {
     pub(crate) team: TeamId,
     /// The agent whose live build is run.
     pub(crate) agent: AgentId,
-    /// `api`, `web`, …: where the request came from.
-    pub(crate) source: &'static str,
+    /// Where the request came from.
+    pub(crate) source: RunSource,
     /// Without one, the run gets a sandbox of its own when it needs one.
     pub(crate) sandbox: Option<SandboxId>,
     /// How long the sandbox is kept after its last use, in milliseconds.
@@ -62,17 +60,10 @@ pub(crate) async fn start_run(
         by: new.by,
         api_key: new.api_key,
         sandbox_ttl_ms: new.sandbox_ttl_ms,
-        runnable: runnable(engine, new.team).await?,
+        expected_build: None,
         now,
     };
-    engine.store.start_run(start, once).await
-}
-
-/// Whether a build can run for the team now: checked inside the transaction that starts the run.
-pub(super) async fn runnable(engine: &EngineContext, team: TeamId) -> Result<Runnable, StoreError> {
-    let models = engine.models.clone();
-    let own = OwnProviders::of(&engine.store, team).await?;
-    Ok(Runnable(Arc::new(move |build| models.check(build, &own))))
+    checked_start::start_run(&engine.store, &engine.models, start, once).await
 }
 
 /// Checks the first message of a request: it is not empty, and only a message can be marked as untrusted.

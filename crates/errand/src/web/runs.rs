@@ -6,7 +6,7 @@ use axum::extract::State;
 use errand_core::author::AuthorKind;
 use errand_core::human::{HumanRequest, TITLE_CHARS_MAX};
 use errand_core::id::{AgentId, RunId, TeamId};
-use errand_core::run::Status;
+use errand_core::run::{RunSource, Status};
 use errand_core::time::{Timestamp, parse_duration_ms};
 use errand_core::wire::RunBody;
 use errand_store::StoreError;
@@ -105,10 +105,12 @@ fn filter(params: &Fields, now: Timestamp) -> RunFilter {
         .and_then(|text| parse_duration_ms(text).ok())
         .and_then(|ms| i64::try_from(ms).ok())
         .map(|ms| Timestamp::from_millis(now.as_millis() - ms));
+    let source = params.given("source");
     RunFilter {
         statuses,
         agent: params.given("assignment").and_then(|id| id.parse().ok()),
-        source: params.given("source").map(str::to_owned),
+        source: source.and_then(RunSource::parse),
+        none: source.is_some_and(|source| RunSource::parse(source).is_none()),
         since,
         until: None,
         q: params.given("q").map(str::to_owned),

@@ -301,7 +301,7 @@ pub(super) fn delivery_fold(visitor: &Visitor, delivery: &DeliveryRow) -> Markup
     html! {
         details.fold {
             summary {
-                (ui::state(&delivery.state, &delivery.state))
+                (ui::state(delivery.state.as_str(), delivery.state.as_str()))
                 span.mono.small { (delivery.event) }
                 span.small.dim.nowrap { (ui::time(delivery.created_at, visitor.now)) }
             }

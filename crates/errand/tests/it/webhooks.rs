@@ -396,7 +396,10 @@ async fn a_receiver_that_does_not_answer_in_time_has_failed() {
     assert!(row.attempts[0].error.is_some());
     holding.let_go.add_permits(10);
     app.advance(Duration::from_secs(10)).await;
-    assert_eq!(deliveries(&app, &team, &run).await[0].state, "delivered");
+    assert_eq!(
+        deliveries(&app, &team, &run).await[0].state.as_str(),
+        "delivered"
+    );
     holding.server.abort();
     app.finish().await;
 }
@@ -481,7 +484,7 @@ async fn a_delivery_is_given_up_after_three_days() {
         assert_eq!(next.attempts.len(), row.attempts.len() + 1);
         row = next;
     }
-    assert_eq!(row.state, "exhausted");
+    assert_eq!(row.state.as_str(), "exhausted");
     let last = row.attempts.last().unwrap().at;
     assert_eq!(
         last.ms_since(made),

@@ -25,7 +25,7 @@ use crate::agents::builds::Builds;
 use crate::crypto::seal::MasterKey;
 use crate::db::types::Ms;
 use crate::notify::Bell;
-use crate::runs::losses::Losses;
+use crate::runs::loss_counts::LossCounts;
 
 mod embedded {
     refinery::embed_migrations!("migrations/sqlite");
@@ -243,7 +243,7 @@ impl Store {
             bell: bell.clone(),
             respond_base: options.respond_base,
             builds: builds.clone(),
-            losses: Losses::default(),
+            losses: LossCounts::default(),
             keys: Arc::clone(&keys),
             closed,
             mark: mark.clone(),

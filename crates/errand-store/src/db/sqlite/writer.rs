@@ -32,7 +32,7 @@ use crate::agents::builds::Builds;
 use crate::crypto::seal::ring::Keyring;
 use crate::error::{Result, StoreError};
 use crate::notify::{Bell, RevocationListener};
-use crate::runs::losses::Losses;
+use crate::runs::loss_counts::LossCounts;
 
 /// Maximum number of jobs per commit: more than the runs that work at once, but few enough not to delay the first
 /// one.
@@ -59,7 +59,7 @@ pub(crate) struct Around {
     /// Parsed builds.
     pub(crate) builds: Builds,
     /// Runs that lost claims in a row.
-    pub(crate) losses: Losses,
+    pub(crate) losses: LossCounts,
     /// Keys that seal and open secrets.
     pub(crate) keys: Arc<Keyring>,
     /// Whether the database is closed in order: false from the start of the writer until it has ended in order.
@@ -108,7 +108,7 @@ impl Tx<'_> {
     }
 
     /// Runs that lost claims in a row.
-    pub(crate) fn losses(&self) -> &Losses {
+    pub(crate) fn losses(&self) -> &LossCounts {
         &self.around.losses
     }
 

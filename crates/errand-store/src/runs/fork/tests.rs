@@ -1,5 +1,4 @@
-use std::sync::Arc;
-
+use errand_core::run::RunSource;
 use errand_core::tool_error::ToolErrorCode;
 use errand_core::transcript::Outcome;
 
@@ -15,7 +14,7 @@ fn fork_of(runs: &Runs, run: RunId, after: Option<MessageId>, message: Option<&s
         id: runs.f.ids.run(runs.now),
         after,
         build: None,
-        source: "api",
+        source: RunSource::Api,
         webhook_url: None,
         human_request_webhook_url: None,
         untrusted: false,
@@ -24,14 +23,18 @@ fn fork_of(runs: &Runs, run: RunId, after: Option<MessageId>, message: Option<&s
         api_key: None,
         sandbox: None,
         sandbox_ttl_ms: 1_000,
-        runnable: Runnable(Arc::new(|_| Ok(()))),
+        expected_build: None,
         now: runs.now,
     }
 }
 
-async fn make(runs: &Runs, fork: ForkRun) -> Result<RunView> {
-    let made = runs.f.store.fork(fork, Once::not_recorded()).await;
-    made.and_then(Answer::fresh)
+async fn make(runs: &Runs, mut fork: ForkRun) -> Result<RunView> {
+    let store = &runs.f.store;
+    let build = store.build_of_fork(fork.team, fork.run, fork.build).await;
+    let usable = build.ok().map(|build| build.usable());
+    fork.expected_build = fork.expected_build.or(usable);
+    let made = runs.f.store.fork(fork, Idempotent::not_recorded()).await;
+    made.and_then(crate::idempotency::Outcome::executed)
 }
 
 async fn entries(runs: &Runs, run: RunId) -> Vec<Entry> {
@@ -143,7 +146,10 @@ async fn what_does_not_fit_is_refused_and_makes_nothing() {
     };
     assert!(invalid(make(&runs, foreign).await, "build"));
     let unable = ForkRun {
-        runnable: Runnable(Arc::new(|_| Err("no such model".to_owned()))),
+        expected_build: Some(CheckedBuild {
+            id: runs.row(run).await.build,
+            problem: Some("no such model".to_owned()),
+        }),
         ..fork(None)
     };
     assert!(invalid(make(&runs, unable).await, "build"));

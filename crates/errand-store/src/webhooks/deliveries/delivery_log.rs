@@ -1,6 +1,8 @@
 //! Deliveries as people read them: with requests, responses and the next attempt.
 
 use errand_core::id::{DeliveryId, RunId, TeamId, WebhookId};
+use errand_core::webhook::DeliveryState;
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use crate::db::sqlite::Store;
@@ -145,11 +147,19 @@ fn delivery_row(row: &Row<'_>) -> rusqlite::Result<(i64, DeliveryRow)> {
         url: row.get(7)?,
         body: row.get(8)?,
         created_at: row.get::<_, Ms>(9)?.0,
-        state: row.get(10)?,
+        state: delivery_state(row, 10)?,
         due_at: row.get::<_, Option<Ms>>(11)?.map(|ms| ms.0),
         attempts: Vec::new(),
     };
     Ok((row.get(0)?, delivery))
+}
+
+fn delivery_state(row: &Row<'_>, at: usize) -> rusqlite::Result<DeliveryState> {
+    let text: String = row.get(at)?;
+    DeliveryState::parse(&text).ok_or_else(|| {
+        let what = format!("{text:?} is not the state of a delivery");
+        rusqlite::Error::FromSqlConversionFailure(at, Type::Text, what.into())
+    })
 }
 
 fn attempts_of(conn: &Connection, delivery: i64) -> Result<Vec<AttemptRow>> {

@@ -1,3 +1,5 @@
+use errand_core::webhook::DeliveryState;
+
 use super::*;
 use crate::accounts::fixture::Fixture;
 use crate::audit::fixture::Runs;
@@ -92,18 +94,18 @@ async fn what_a_deleted_webhook_was_owed_is_dropped_and_nothing_else() {
         let of = rows.into_iter().filter(move |row| row.webhook == of);
         of.map(|row| row.state).collect::<Vec<_>>()
     };
-    let is = |states: &[String], state: &str| {
+    let is = |states: &[DeliveryState], state: DeliveryState| {
         !states.is_empty() && states.iter().all(|found| found == state)
     };
-    assert!(is(&states(Some(webhook)).await, "pending"));
+    assert!(is(&states(Some(webhook)).await, DeliveryState::Pending));
     assert_eq!(runs.audit(crate::AuditScope::All).await, []);
     store
         .delete_webhook(team, webhook, runs.now, Once::not_recorded())
         .await
         .unwrap();
-    assert!(is(&states(Some(webhook)).await, "dropped"));
+    assert!(is(&states(Some(webhook)).await, DeliveryState::Dropped));
     assert!(
-        is(&states(None).await, "pending"),
+        is(&states(None).await, DeliveryState::Pending),
         "deliveries to the run's own URL continue"
     );
     assert_eq!(runs.audit(crate::AuditScope::All).await, []);

@@ -121,7 +121,7 @@ fn delivery_body(row: &DeliveryRow, whole: bool) -> DeliveryBody {
         run_id: row.run.map(RunId::as_uuid),
         webhook_id: row.webhook.map(WebhookId::as_uuid),
         url: address_to_show(&row.url, whole),
-        state: row.state.clone(),
+        state: row.state.as_str().to_owned(),
         created_at: row.created_at,
         next_attempt_at: row.due_at,
         attempts: row.attempts.iter().map(AttemptBody::from).collect(),

@@ -287,5 +287,5 @@ fn event_of(run: RunId, row: EventRow) -> Event {
         data.extend(object);
     }
     let data = Value::Object(data).to_string();
-    Event::new(Some(row.seq), &row.kind, &data)
+    Event::new(Some(row.seq), row.kind.as_str(), &data)
 }

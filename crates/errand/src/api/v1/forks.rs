@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::{BuildId, MessageId, RunId};
+use errand_core::run::RunSource;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -95,6 +96,6 @@ fn checked(
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
         by: caller.by(),
         api_key: Some(caller.api_key()),
-        source: "api",
+        source: RunSource::Api,
     })
 }

@@ -92,8 +92,7 @@ impl ManyRunsRequest {
             .source
             .as_deref()
             .map(|text| word("source", text, &SOURCES))
-            .transpose()?
-            .map(str::to_owned);
+            .transpose()?;
         let limit = self.limit.unwrap_or(MANY_RUNS_MAX);
         if !(1..=MANY_RUNS_MAX).contains(&limit) {
             return Err(ApiError::invalid(

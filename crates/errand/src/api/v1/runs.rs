@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::{AgentId, RunId, SandboxId, TeamId, UserId};
 use errand_core::limits::LIST_PAGE_MAX;
-use errand_core::run::Status;
+use errand_core::run::{RunSource, Status};
 use errand_core::wire::{PendingRequestBody, RunBody};
 use errand_store::model::{ListedRun, PageQuery, RunFilter, RunView};
 use errand_store::{StoredAnswer, UNKNOWN_SANDBOX};
@@ -26,13 +26,13 @@ use crate::state::AppState;
 use crate::usecase::start_run::{self, NewRun, checked_message};
 use crate::usecase::webhook_url::webhook_url;
 
-/// The sources of runs, as names in the API and in the store.
-pub(crate) const SOURCES: [(&str, &str); 5] = [
-    ("api", "api"),
-    ("web", "web"),
-    ("schedule", "schedule"),
-    ("mcp", "mcp"),
-    ("cli", "cli"),
+/// The sources of runs, as named in the API.
+pub(crate) const SOURCES: [(&str, RunSource); 5] = [
+    ("api", RunSource::Api),
+    ("web", RunSource::Web),
+    ("schedule", RunSource::Schedule),
+    ("mcp", RunSource::Mcp),
+    ("cli", RunSource::Cli),
 ];
 
 /// The request to start a run.
@@ -145,7 +145,7 @@ fn checked(app: &AppState, caller: &Caller, request: StartRunRequest) -> Result<
     Ok(NewRun {
         team: caller.team(),
         agent: request.agent_id,
-        source: "api",
+        source: RunSource::Api,
         message: checked_message(request.message, request.untrusted.unwrap_or(false))?,
         sandbox: sandbox.transpose()?,
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
@@ -418,8 +418,7 @@ impl QueryParams for ListRuns {
             source: given
                 .one("source")?
                 .map(|text| word("source", text, &SOURCES))
-                .transpose()?
-                .map(str::to_owned),
+                .transpose()?,
             since: given.parsed("since")?,
             until: given.parsed("until")?,
             q: search(given)?,

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use errand_core::id::{AgentId, RunId, SandboxId};
+use errand_core::run::RunSource;
 use errand_core::transcript::Body;
 use errand_store::model::PostMessage;
 use errand_store::{Once, Reach, StoreError};
@@ -121,7 +122,7 @@ pub(in crate::web) async fn begin(
     let new = NewRun {
         team: visitor.team_id(),
         agent,
-        source: "web",
+        source: RunSource::Web,
         sandbox,
         sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
         webhook_url: None,

@@ -3,6 +3,7 @@
 
 use axum::extract::State;
 use errand_core::id::{AgentId, BuildId, MessageId, RunId};
+use errand_core::run::RunSource;
 use errand_store::model::{Build, PageQuery, RunView};
 use errand_store::{Once, Reach, StoreError};
 use maud::{Markup, html};
@@ -172,7 +173,7 @@ async fn try_fork(
         sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
         by: visitor.user_id().into(),
         api_key: None,
-        source: "web",
+        source: RunSource::Web,
     };
     let made = fork_run(web, new, Once::not_recorded()).await?;
     Ok(RunId::from_stored(made.fresh()?.run.id))

@@ -1,0 +1,15 @@
+//! The events of a run's stream.
+
+use crate::wire_enum::wire_enum;
+
+wire_enum! {
+    /// What an event of a run's stream reports.
+    EventKind {
+        /// The run itself changed.
+        RunUpdated = "run.updated",
+        MessageCreated = "message.created",
+        HumanRequestCreated = "human_request.created",
+        /// The request was answered, expired, or was closed by a message or a stop.
+        HumanRequestClosed = "human_request.closed",
+    }
+}
