@@ -67,7 +67,7 @@ pub fn check(
     used: Used,
     team: Option<TeamMonth>,
     ledger: &Ledger,
-    people: bool,
+    human_in_the_loop: bool,
 ) -> Verdict {
     let Some(reached) = build_limit_reached(limits, used, ledger)
         .or_else(|| team.and_then(|team| team_limit_reached(team, ledger)))
@@ -75,7 +75,7 @@ pub fn check(
         return Verdict::Within;
     };
     let refused = ledger.refused.as_deref() == Some(reached.limit);
-    if people && !refused {
+    if human_in_the_loop && !refused {
         return Verdict::Ask(Box::new(request(&reached)));
     }
     let end = if refused {
@@ -296,7 +296,8 @@ mod tests {
             cost_usd: Some(0.5),
             ..NONE
         };
-        let check = |used, people| check(&limits, used, None, &ledger, people);
+        let check =
+            |used, human_in_the_loop| check(&limits, used, None, &ledger, human_in_the_loop);
         assert_eq!(check(used(2, 999, 0.49), true), Verdict::Within);
         assert_eq!(asks_for(check(used(3, 0, 0.0), true)), "steps");
         assert_eq!(asks_for(check(used(0, 1000, 0.0), true)), "tokens");

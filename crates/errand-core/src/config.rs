@@ -411,7 +411,7 @@ struct NamedTools {
     off: BTreeSet<String>,
 }
 
-fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
+fn tools(value: Option<&Value>, human_in_the_loop: bool) -> Result<NamedTools, BadConfig> {
     let mut named = NamedTools {
         tools: BTreeMap::new(),
         all_of: BTreeMap::new(),
@@ -420,7 +420,7 @@ fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
     let Some(value) = value.filter(|v| !v.is_null()) else {
         let offered = policy::BUILTIN
             .into_iter()
-            .filter(|(_, hints)| people || !hints.asks);
+            .filter(|(_, hints)| human_in_the_loop || !hints.asks);
         named.tools = offered
             .map(|(name, _)| (name.to_owned(), Policy::Allow))
             .collect();
@@ -482,7 +482,7 @@ fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
 fn playbook(
     value: Option<&Value>,
     tools: &BTreeMap<String, Policy>,
-    people: bool,
+    human_in_the_loop: bool,
 ) -> Result<Option<Arc<Playbook>>, BadConfig> {
     let Some(value) = value.filter(|v| !v.is_null()) else {
         return Ok(None);
@@ -498,7 +498,7 @@ fn playbook(
     };
     let known = Known {
         tool: &tool,
-        human_in_the_loop: people,
+        human_in_the_loop,
     };
     match Playbook::parse(value, &known) {
         Ok(playbook) => Ok(Some(Arc::new(playbook))),

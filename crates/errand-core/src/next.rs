@@ -32,7 +32,7 @@ pub struct Rules<'a> {
     /// program. An approval applies only as long as the target stays what it was when the approval was requested.
     pub target: &'a dyn Fn(&str) -> Option<String>,
     /// Whether people can be asked (`human_in_the_loop`).
-    pub people: bool,
+    pub human_in_the_loop: bool,
     /// The claim under which this driver works. An intent under another claim is in doubt.
     pub claim: ClaimToken,
     /// The build's default expiry for requests of policies and for calls in doubt, in milliseconds.
@@ -196,7 +196,7 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     let sends = hints.read_only && hints.open_world && !has_secret;
     let content = &ledger.content;
     let guarded = !content.untrusted.is_none() && (!sends || !content.private.is_none());
-    match decide(policy, guarded, rules.people) {
+    match decide(policy, guarded, rules.human_in_the_loop) {
         Decision::Run => Step::Run,
         Decision::Refuse(_) if sends_headers => denied(SENDS_HEADERS_DENIED),
         Decision::Refuse(why) => denied(why),
@@ -252,7 +252,7 @@ fn step_of_asking_tool(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> St
     if policy == Policy::Deny {
         return denied(DENIED);
     }
-    if !rules.people {
+    if !rules.human_in_the_loop {
         return denied("this assignment runs without people (`human_in_the_loop: false`)");
     }
     let draft = if open.call.name == "request_approval" {
@@ -314,7 +314,7 @@ fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
         }
         // `RunAgain` gets here only for a repeated call without a late outcome: the same call would find what it did,
         // but this one has a new id.
-        Settle::RunAgain | Settle::AskPerson if rules.people => {
+        Settle::RunAgain | Settle::AskPerson if rules.human_in_the_loop => {
             Step::Ask(Box::new(doubt_request(open, rules)))
         }
         Settle::RunAgain | Settle::AskPerson => outcome_unknown(

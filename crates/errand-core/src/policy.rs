@@ -196,11 +196,11 @@ pub enum Decision {
 
 /// Decides about one call. `tainted`: the run has read content that makes `guard` ask. `people`: people can be asked.
 #[must_use]
-pub fn decide(policy: Policy, tainted: bool, people: bool) -> Decision {
+pub fn decide(policy: Policy, tainted: bool, human_in_the_loop: bool) -> Decision {
     match policy {
         Policy::Allow => Decision::Run,
         Policy::Guard if !tainted => Decision::Run,
-        Policy::Ask | Policy::Guard if people => Decision::Ask,
+        Policy::Ask | Policy::Guard if human_in_the_loop => Decision::Ask,
         Policy::Ask | Policy::Guard => Decision::Refuse(
             "the tool needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)",
         ),
@@ -216,7 +216,7 @@ mod tests {
     fn decisions_follow_the_table() {
         use Decision as D;
         use Policy as P;
-        for (policy, tainted, people, runs, asks) in [
+        for (policy, tainted, human_in_the_loop, runs, asks) in [
             (P::Allow, true, false, true, false),
             (P::Guard, false, true, true, false),
             (P::Guard, true, true, false, true),
@@ -225,11 +225,11 @@ mod tests {
             (P::Ask, false, false, false, false),
             (P::Deny, false, true, false, false),
         ] {
-            let decision = decide(policy, tainted, people);
+            let decision = decide(policy, tainted, human_in_the_loop);
             assert_eq!(
                 (decision == D::Run, decision == D::Ask),
                 (runs, asks),
-                "{policy:?} tainted={tainted} people={people}"
+                "{policy:?} tainted={tainted} people={human_in_the_loop}"
             );
         }
     }

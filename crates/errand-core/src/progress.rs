@@ -354,12 +354,12 @@ impl Progress {
 /// Decides whether a network model may be asked again. `has_steps`: whether the build limits the steps. `people`:
 /// whether people can be asked.
 #[must_use]
-pub fn check(ledger: &Ledger, has_steps: bool, people: bool) -> Verdict {
+pub fn check(ledger: &Ledger, has_steps: bool, human_in_the_loop: bool) -> Verdict {
     let Some(stuck) = ledger.progress.stuck(!has_steps) else {
         return Verdict::Within;
     };
     let refused = ledger.refused.as_deref() == Some(stuck.limit());
-    if people && !refused {
+    if human_in_the_loop && !refused {
         return Verdict::Ask(Box::new(request(stuck)));
     }
     let end = if refused {

@@ -1,7 +1,7 @@
 //! Starts runs whose build was checked: the store starts a run only of the build that the caller names, and whether
 //! the build's model can be used is known here.
 
-use errand_store::idempotency::{Answer, Once};
+use errand_store::idempotency::{Idempotent, Outcome};
 use errand_store::model::{BuildToCheck, CheckedBuild, RunView, StartRun};
 use errand_store::{ForkRun, Store, StoreError};
 
@@ -19,8 +19,8 @@ pub async fn start_run(
     store: &Store,
     models: &Models,
     mut start: StartRun,
-    recorded: Once<RunView>,
-) -> Result<Answer<RunView>, StoreError> {
+    recorded: Idempotent<RunView>,
+) -> Result<Outcome<RunView>, StoreError> {
     let own = OwnProviders::of(store, start.team).await?;
     let mut checks = 0;
     loop {
@@ -42,8 +42,8 @@ pub async fn fork_run(
     store: &Store,
     models: &Models,
     mut fork: ForkRun,
-    recorded: Once<RunView>,
-) -> Result<Answer<RunView>, StoreError> {
+    recorded: Idempotent<RunView>,
+) -> Result<Outcome<RunView>, StoreError> {
     let own = OwnProviders::of(store, fork.team).await?;
     let mut checks = 0;
     loop {

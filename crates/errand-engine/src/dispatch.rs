@@ -17,7 +17,7 @@ use std::time::Duration;
 use errand_core::id::ClaimToken;
 use errand_core::time::Timestamp;
 use errand_store::model::{Claimed, ReadyRun, RunSlots};
-use errand_store::{Recovered, StoreError, Woken};
+use errand_store::{Recovered, StoreError, WakeOutcome};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -324,10 +324,10 @@ impl Dispatcher {
         let now = self.engine.clock.now();
         for run in network.turns(now) {
             match self.engine.store.wake_for_model(run, now).await? {
-                Woken::Yes => network.was_woken(run, true, now),
-                Woken::Gone => network.was_woken(run, false, now),
+                WakeOutcome::Queued => network.was_woken(run, true, now),
+                WakeOutcome::NotWaiting => network.was_woken(run, false, now),
                 // Its driver has not committed the wait yet; that commit notifies.
-                Woken::Driven => {}
+                WakeOutcome::AlreadyClaimed => {}
             }
         }
         Ok(())

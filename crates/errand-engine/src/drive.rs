@@ -325,7 +325,7 @@ impl Driver<'_> {
                 },
                 policy: &|name| self.policy(name).unwrap_or(Policy::Deny),
                 target: &|name| self.tool(name).and_then(|tool| tool.target()),
-                people: self.build.human_in_the_loop,
+                human_in_the_loop: self.build.human_in_the_loop,
                 claim: self.claim,
                 expires_in_ms: self.build.human_requests.expires_in_ms,
                 on_expire: self.build.human_requests.on_expire,

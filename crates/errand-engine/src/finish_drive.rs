@@ -66,7 +66,7 @@ async fn leave(
     retry_while_unavailable(engine, || {
         engine
             .store
-            .leave(ready.run, claim, left.clone(), engine.clock.now())
+            .release_late(ready.run, claim, left.clone(), engine.clock.now())
     })
     .await
 }

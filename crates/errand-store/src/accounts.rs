@@ -37,7 +37,7 @@ pub use teams::{Bootstrap, Bootstrapped, NewTeam, Team};
 use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, word};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{ApiKey, Caller, Page, PageQuery};
 
 /// Minimum age of a key's `last_used_at` before it is written again. A write for every request would cost more than
@@ -100,9 +100,9 @@ impl Store {
     pub async fn create_api_key(
         &self,
         new: NewApiKey,
-        recorded: Once<ApiKey>,
-    ) -> Result<Answer<ApiKey>> {
-        self.write(move |tx| once(tx, &recorded, new.now, || insert_key(tx, &new)))
+        recorded: Idempotent<ApiKey>,
+    ) -> Result<Outcome<ApiKey>> {
+        self.write(move |tx| idempotent(tx, &recorded, new.now, || insert_key(tx, &new)))
             .await
     }
 
@@ -115,12 +115,12 @@ impl Store {
         team: TeamId,
         key: ApiKeyId,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
         self.write(move |tx| {
             // Event streams that use the key must check it again.
             tx.ring_all();
-            once(tx, &recorded, now, || delete_key(tx, team, key))
+            idempotent(tx, &recorded, now, || delete_key(tx, team, key))
         })
         .await
     }

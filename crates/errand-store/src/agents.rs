@@ -22,7 +22,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, json, to_json};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{
     Agent, AgentRow, Build, BuildState, NewAgent, NewBuild, Page, PageQuery, Person,
 };
@@ -122,9 +122,9 @@ impl Store {
     pub async fn create_agent(
         &self,
         new: NewAgent,
-        recorded: Once<(Agent, Option<Build>)>,
-    ) -> Result<Answer<(Agent, Option<Build>)>> {
-        self.write(move |tx| once(tx, &recorded, new.now, || insert_agent(tx, &new)))
+        recorded: Idempotent<(Agent, Option<Build>)>,
+    ) -> Result<Outcome<(Agent, Option<Build>)>> {
+        self.write(move |tx| idempotent(tx, &recorded, new.now, || insert_agent(tx, &new)))
             .await
     }
 
@@ -138,10 +138,10 @@ impl Store {
         agent: AgentId,
         name: String,
         (by, now): (UserId, Timestamp),
-        recorded: Once<(Agent, Option<Build>)>,
-    ) -> Result<Answer<(Agent, Option<Build>)>> {
+        recorded: Idempotent<(Agent, Option<Build>)>,
+    ) -> Result<Outcome<(Agent, Option<Build>)>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 update_name(tx, team, agent, &name)?;
                 move_updated_at(tx, agent, by, now)?;
                 select_agent(tx, team, agent)
@@ -159,10 +159,12 @@ impl Store {
         team: TeamId,
         agent: AgentId,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
-        self.write(move |tx| once(tx, &recorded, now, || update_deleted(tx, team, agent, now)))
-            .await
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
+        self.write(move |tx| {
+            idempotent(tx, &recorded, now, || update_deleted(tx, team, agent, now))
+        })
+        .await
     }
 
     /// A page of an agent's builds, newest first.
@@ -198,10 +200,10 @@ impl Store {
         agent: AgentId,
         new: NewBuild,
         now: Timestamp,
-        recorded: Once<Build>,
-    ) -> Result<Answer<Build>> {
+        recorded: Idempotent<Build>,
+    ) -> Result<Outcome<Build>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 let build = insert_build(tx, team, agent, &new, None, now)?;
                 move_updated_at(tx, agent, new.created_by, now)?;
                 Ok(build)
@@ -239,10 +241,10 @@ impl Store {
         build: BuildId,
         change: BuildChange,
         (by, now): (UserId, Timestamp),
-        recorded: Once<Build>,
-    ) -> Result<Answer<Build>> {
+        recorded: Idempotent<Build>,
+    ) -> Result<Outcome<Build>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 change_build(tx, team, build, &change, (by, now))
             })
         })

@@ -40,14 +40,14 @@ pub type Render<T> = fn(&T) -> StoredAnswer;
 
 /// Whether and how an operation is recorded.
 #[derive(Clone)]
-pub struct Once<T> {
+pub struct Idempotent<T> {
     /// `None`: the operation is not recorded.
     pub idem: Option<Idem>,
     /// Turns the result into the answer to record.
     pub render: Render<T>,
 }
 
-impl<T> Once<T> {
+impl<T> Idempotent<T> {
     /// An operation that is not recorded.
     #[must_use]
     pub fn not_recorded() -> Self {
@@ -63,43 +63,43 @@ impl<T> Once<T> {
 
 /// The result of an operation, or the recorded answer of an earlier one.
 #[derive(Clone, Debug)]
-pub enum Answer<T> {
+pub enum Outcome<T> {
     /// The operation was executed now.
-    Fresh(T),
+    Executed(T),
     /// The operation was executed before; nothing was changed.
     Replayed(StoredAnswer),
 }
 
-impl<T> Answer<T> {
+impl<T> Outcome<T> {
     /// The result of an operation that was not recorded.
     ///
     /// # Errors
     /// [`StoreError::KeyReused`] if it was replayed after all, which cannot happen without a key.
-    pub fn fresh(self) -> Result<T> {
+    pub fn executed(self) -> Result<T> {
         match self {
-            Self::Fresh(value) => Ok(value),
+            Self::Executed(value) => Ok(value),
             Self::Replayed(_) => Err(StoreError::KeyReused),
         }
     }
 }
 
 /// Executes `act` unless that was done before, and records its answer.
-pub(crate) fn once<T>(
+pub(crate) fn idempotent<T>(
     conn: &Connection,
-    once: &Once<T>,
+    recorded: &Idempotent<T>,
     now: Timestamp,
     act: impl FnOnce() -> Result<T>,
-) -> Result<Answer<T>> {
-    let Some(idem) = &once.idem else {
-        return act().map(Answer::Fresh);
+) -> Result<Outcome<T>> {
+    let Some(idem) = &recorded.idem else {
+        return act().map(Outcome::Executed);
     };
     if let Some(answer) = look_up(conn, idem, now)? {
-        return Ok(Answer::Replayed(answer));
+        return Ok(Outcome::Replayed(answer));
     }
     let value = act()?;
-    let answer = (once.render)(&value);
+    let answer = (recorded.render)(&value);
     record(conn, idem, &answer, now)?;
-    Ok(Answer::Fresh(value))
+    Ok(Outcome::Executed(value))
 }
 
 fn look_up(conn: &Connection, idem: &Idem, now: Timestamp) -> Result<Option<StoredAnswer>> {
@@ -167,7 +167,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::KeyReused`] if the key was used with another body.
-    pub async fn recall(&self, idem: Idem, now: Timestamp) -> Result<Option<StoredAnswer>> {
+    pub async fn lookup_idempotent(
+        &self,
+        idem: Idem,
+        now: Timestamp,
+    ) -> Result<Option<StoredAnswer>> {
         self.read(move |conn| look_up(conn, &idem, now)).await
     }
 
@@ -176,16 +180,16 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::KeyReused`] if the key was used with another body in the meantime.
-    pub async fn remember<T: Clone + Send + Sync + 'static>(
+    pub async fn record_idempotent<T: Clone + Send + Sync + 'static>(
         &self,
         value: T,
-        recorded: Once<T>,
+        recorded: Idempotent<T>,
         now: Timestamp,
-    ) -> Result<Answer<T>> {
+    ) -> Result<Outcome<T>> {
         if recorded.idem.is_none() {
-            return Ok(Answer::Fresh(value));
+            return Ok(Outcome::Executed(value));
         }
-        self.write(move |conn| once(conn, &recorded, now, || Ok(value.clone())))
+        self.write(move |conn| idempotent(conn, &recorded, now, || Ok(value.clone())))
             .await
     }
 }

@@ -46,7 +46,7 @@ pub use db::sqlite::{
     OpenOptions, Schema, Snapshot, SnapshotError, Store, Trial, Trouble, database_facts,
 };
 pub use error::{Result, StoreError};
-pub use idempotency::{Answer, Idem, Once, Render, StoredAnswer};
+pub use idempotency::{Idem, Idempotent, Outcome, Render, StoredAnswer};
 pub use integrations::connections::{
     Connection, ConnectionChange, Floors, MadeFor, NewConnection, OauthClient, Setup,
     ToolSettingsByName,
@@ -57,7 +57,7 @@ pub use notify::{Bell, RevocationListener, Watch};
 pub use repair::{Fork, Forked, Repaired};
 pub use requests::inbox::{AskedFor, FoundRequest, OpenRequest};
 pub use runs::bulk::{RETRIABLE, STOPPABLE};
-pub use runs::claims::{Recovered, Woken};
+pub use runs::claims::{Recovered, WakeOutcome};
 pub use runs::fork::ForkRun;
 pub use runs::losses::POISONED;
 pub use sandboxes::{RecordedSandbox, SandboxFate, UNKNOWN_SANDBOX};

@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, word};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 pub use bytes::RecordedSandbox;
 
 /// Refusal of a sandbox that a run cannot use. The same for a malformed id, an unknown sandbox and another team's, so
@@ -67,10 +67,10 @@ impl Store {
         sandbox: SandboxId,
         expires_at: Timestamp,
         now: Timestamp,
-        recorded: Once<Sandbox>,
-    ) -> Result<Answer<Sandbox>> {
+        recorded: Idempotent<Sandbox>,
+    ) -> Result<Outcome<Sandbox>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 insert_sandbox(tx, team, &sandbox, expires_at, now)
             })
         })
@@ -119,10 +119,10 @@ impl Store {
         team: TeamId,
         sandbox: &SandboxId,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
         let sandbox = sandbox.clone();
-        self.write(move |tx| once(tx, &recorded, now, || delete(tx, team, &sandbox, now)))
+        self.write(move |tx| idempotent(tx, &recorded, now, || delete(tx, team, &sandbox, now)))
             .await
     }
 

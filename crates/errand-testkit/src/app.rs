@@ -15,7 +15,7 @@ use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_engine::model::Models;
 use errand_engine::tool::Tools;
-use errand_store::{NewApiKey, NewTeam, NewUser, Once, Store, Trial};
+use errand_store::{Idempotent, NewApiKey, NewTeam, NewUser, Store, Trial};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -383,7 +383,7 @@ impl TestApp {
             now,
         };
         self.store()
-            .create_api_key(new, Once::not_recorded())
+            .create_api_key(new, Idempotent::not_recorded())
             .await
             .unwrap();
         key

@@ -33,7 +33,7 @@ use errand_engine::clock::Clock;
 use errand_sandbox::Changes;
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::seal::MasterKey;
-use errand_store::{Bootstrap, Bootstrapped, NewApiKey, NewUser, Once, Store, StoreError};
+use errand_store::{Bootstrap, Bootstrapped, Idempotent, NewApiKey, NewUser, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 pub use backup::BackupLine;
@@ -542,9 +542,9 @@ impl Admin {
         };
         let key = self
             .store
-            .create_api_key(new, Once::not_recorded())
+            .create_api_key(new, Idempotent::not_recorded())
             .await?
-            .fresh()?;
+            .executed()?;
         Ok(AdminAnswer::Key {
             secret: secret.expose().to_owned(),
             key: KeyLine::from(&key),
@@ -581,7 +581,7 @@ impl Admin {
         let team = self.team_of(team.as_deref(), now).await?;
         match self
             .store
-            .delete_api_key(team, key, now, Once::not_recorded())
+            .delete_api_key(team, key, now, Idempotent::not_recorded())
             .await
         {
             Ok(_) => Ok(AdminAnswer::KeyDeleted),

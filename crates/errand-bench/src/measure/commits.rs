@@ -1,6 +1,6 @@
 //! Durable steps per second, measured on the store itself.
 
-use errand_core::run::RunSource;
+use errand_core::run::{RunSource, WaitReason};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use errand_core::transcript::{Body, NewEntry};
 use errand_engine::clock::Clock;
 use errand_store::model::{NewAgent, NewBuild, StartRun, StepCommit, StepEnd, Usage};
 use errand_store::seal::MasterKey;
-use errand_store::{Bootstrap, Once, OpenOptions, Store};
+use errand_store::{Bootstrap, Idempotent, OpenOptions, Store};
 use serde_json::json;
 
 use super::Bench;
@@ -165,7 +165,7 @@ impl Committer {
             created_by: first.owner,
             now,
         };
-        store.create_agent(new, Once::not_recorded()).await?;
+        store.create_agent(new, Idempotent::not_recorded()).await?;
         Ok(Self {
             store,
             ids,
@@ -225,7 +225,9 @@ impl Committer {
             expected_build: Some(build.usable()),
             now,
         };
-        self.store.start_run(start, Once::not_recorded()).await?;
+        self.store
+            .start_run(start, Idempotent::not_recorded())
+            .await?;
         let tokens = vec![self.ids.claim_token(now)];
         let taken = self
             .store
@@ -265,7 +267,7 @@ impl Committer {
                 known,
                 entries: vec![entry],
                 end: StepEnd::Go {
-                    doing: "model",
+                    doing: WaitReason::Model,
                     who: None,
                 },
                 usage: Usage::default(),

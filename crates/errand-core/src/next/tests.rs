@@ -9,7 +9,7 @@ struct World {
     ids: IdGen,
     ledger: Ledger,
     claim: ClaimToken,
-    people: bool,
+    human_in_the_loop: bool,
     policy: Policy,
     target: Option<String>,
 }
@@ -33,7 +33,7 @@ impl World {
             ids,
             ledger: Ledger::default(),
             claim,
-            people: true,
+            human_in_the_loop: true,
             policy: Policy::Allow,
             target: None,
         }
@@ -88,7 +88,7 @@ impl World {
                 hints: &|name| policy::builtin(name).or((name == "pay").then_some(OUTSIDE)),
                 policy: &|_| self.policy,
                 target: &|_| self.target.clone(),
-                people: self.people,
+                human_in_the_loop: self.human_in_the_loop,
                 claim: self.claim,
                 expires_in_ms: None,
                 on_expire: OnExpire::Deny,
@@ -190,7 +190,7 @@ fn a_denial_is_the_error_of_the_call() {
 #[test]
 fn without_people_a_call_that_asks_is_denied_immediately() {
     let mut w = World::new();
-    w.people = false;
+    w.human_in_the_loop = false;
     w.policy = Policy::Ask;
     w.call("a", "pay", json!({}));
     assert!(error_of(w.next()).starts_with("denied"));
@@ -250,7 +250,7 @@ fn a_message_does_not_settle_a_call_in_doubt() {
 #[test]
 fn without_people_a_doubt_is_an_error() {
     let mut w = World::new();
-    w.people = false;
+    w.human_in_the_loop = false;
     w.call("a", "pay", json!({}));
     w.intent("a");
     w.lose_the_driver();
@@ -487,9 +487,9 @@ fn reading_the_open_world_asks_after_both_kinds_of_content() {
 
 #[test]
 fn headers_other_than_accept_are_asked_about() {
-    let fetch = |headers: Value, people: bool| {
+    let fetch = |headers: Value, human_in_the_loop: bool| {
         let mut world = World::new();
-        world.people = people;
+        world.human_in_the_loop = human_in_the_loop;
         world.call(
             "out",
             "fetch_url",
@@ -603,7 +603,7 @@ fn an_approval_applies_only_to_its_target() {
     world.answer(&request, Resolution::Approved { reason: None });
     assert_eq!(names(world.next()), ["a"], "it was approved anew");
     world.target = None;
-    world.people = false;
+    world.human_in_the_loop = false;
     assert!(error_of(world.next()).starts_with("denied: "));
 }
 
@@ -731,7 +731,7 @@ fn a_retry_uses_a_late_outcome() {
 #[test]
 fn a_retry_without_people_fails_a_call_in_doubt() {
     let mut world = World::new();
-    world.people = false;
+    world.human_in_the_loop = false;
     made_again_by_a_retry(&mut world, "pay", None);
     assert!(error_of(world.next()).starts_with("outcome_unknown: "));
 }

@@ -6,7 +6,7 @@ use errand_core::id::{IdGen, RunId, TeamId, UserId};
 use errand_core::run::{RunSource, Status};
 use errand_store::model::{NewAgent, NewBuild, PageQuery, RunView, StartRun};
 use errand_store::seal::MasterKey;
-use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store};
+use errand_store::{Idempotent, NewTeam, NewUser, OpenOptions, Store};
 use serde_json::{Value, json};
 
 use super::*;
@@ -117,10 +117,15 @@ impl World {
         };
         self.context
             .store
-            .create_agent(new, Once::not_recorded())
+            .create_agent(new, Idempotent::not_recorded())
             .await
             .unwrap();
-        let live = self.parts.store.live_build(self.team, agent).await.unwrap();
+        let live = self
+            .context
+            .store
+            .live_build(self.team, agent)
+            .await
+            .unwrap();
         let start = StartRun {
             team: self.team,
             id: run,
@@ -139,7 +144,7 @@ impl World {
         };
         self.context
             .store
-            .start_run(start, Once::not_recorded())
+            .start_run(start, Idempotent::not_recorded())
             .await
             .unwrap();
         run

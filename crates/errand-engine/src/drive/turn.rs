@@ -4,11 +4,11 @@ use errand_core::human::HumanRequest;
 use errand_core::id::MessageId;
 use errand_core::limits::CALLS_PER_TURN_MAX;
 use errand_core::playbook::RunFacts;
-use errand_core::run::RunError;
+use errand_core::run::{RunError, WaitReason};
 use errand_core::tool_error::{ToolError, ToolErrorCode};
 use errand_core::transcript::{AttemptOutcome, Body, Mark, Outcome, ToolCall};
 use errand_core::turn::{MarkedMove, Move};
-use errand_store::model::{Left, StepEnd};
+use errand_store::model::{LateResults, StepEnd};
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -45,7 +45,7 @@ impl Driver<'_> {
             && (!self.session.is_pure() || self.buffer.is_full(self.now()))
         {
             self.commit(StepEnd::Go {
-                doing: "model",
+                doing: WaitReason::Model,
                 who: None,
             })
             .await?;
@@ -89,9 +89,9 @@ impl Driver<'_> {
             Err(is_fenced) => {
                 if is_fenced {
                     let call = self.session.unanswered(now);
-                    return Err(DriveError::Fenced(Left {
+                    return Err(DriveError::Fenced(LateResults {
                         model_calls: call.into_iter().collect(),
-                        ..Left::default()
+                        ..LateResults::default()
                     }));
                 }
                 self.count_unanswered(AttemptOutcome::Canceled, "");

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use errand_core::id::{IdGen, SandboxId, TeamId};
 use errand_store::seal::MasterKey;
-use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store};
+use errand_store::{Idempotent, NewTeam, NewUser, OpenOptions, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -102,7 +102,7 @@ impl World {
                 id.clone(),
                 now.plus_ms(ttl_ms),
                 now,
-                Once::not_recorded(),
+                Idempotent::not_recorded(),
             )
             .await
             .unwrap();

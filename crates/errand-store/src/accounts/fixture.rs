@@ -8,7 +8,7 @@ use super::{Bootstrap, NewTeam, NewUser};
 use crate::crypto::seal::MasterKey;
 use crate::db::sqlite::{OpenOptions, Store};
 use crate::db::types::{Blob, Ms};
-use crate::idempotency::{Answer, Idem, Once, StoredAnswer};
+use crate::idempotency::{Idem, Idempotent, Outcome, StoredAnswer};
 
 /// Webhook secret of the first team.
 pub(crate) const SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -86,7 +86,7 @@ impl Fixture {
     }
 
     /// A recorded operation: `key` is the `Idempotency-Key`, `body` stands for the request's body.
-    pub(crate) fn once<T: std::fmt::Debug>(&self, key: &str, body: u8) -> Once<T> {
+    pub(crate) fn once<T: std::fmt::Debug>(&self, key: &str, body: u8) -> Idempotent<T> {
         let idem = Idem {
             api_key: self.api_key,
             method: "POST",
@@ -94,7 +94,7 @@ impl Fixture {
             key: key.to_owned(),
             body_sha256: [body; 32],
         };
-        Once {
+        Idempotent {
             idem: Some(idem),
             render: shown,
         }
@@ -189,9 +189,9 @@ fn shown<T: std::fmt::Debug>(value: &T) -> StoredAnswer {
 
 /// Asserts that the first answer was executed and the second is its byte-for-byte replay. Returns the first.
 #[track_caller]
-pub(crate) fn assert_replayed<T: std::fmt::Debug>(first: Answer<T>, second: Answer<T>) -> T {
+pub(crate) fn assert_replayed<T: std::fmt::Debug>(first: Outcome<T>, second: Outcome<T>) -> T {
     match (first, second) {
-        (Answer::Fresh(value), Answer::Replayed(stored)) => {
+        (Outcome::Executed(value), Outcome::Replayed(stored)) => {
             assert_eq!(stored, shown(&value));
             value
         }

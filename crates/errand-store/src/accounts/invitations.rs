@@ -24,7 +24,7 @@ use super::teams::{Team, insert_member, only_owners, role_in};
 use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, word};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{Page, PageQuery};
 
 /// SQL condition for `invitations i` that work at the time `?2`: neither used nor expired, and created by somebody
@@ -95,9 +95,9 @@ impl Store {
     pub async fn create_invitation(
         &self,
         new: NewInvitation,
-        recorded: Once<Invitation>,
-    ) -> Result<Answer<Invitation>> {
-        self.write(move |tx| once(tx, &recorded, new.now, || insert(tx, &new)))
+        recorded: Idempotent<Invitation>,
+    ) -> Result<Outcome<Invitation>> {
+        self.write(move |tx| idempotent(tx, &recorded, new.now, || insert(tx, &new)))
             .await
     }
 
@@ -124,10 +124,10 @@ impl Store {
         team: TeamId,
         invitation: InvitationId,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 let deleted = tx
                     .prepare_cached("DELETE FROM invitations WHERE id = ?1 AND team_id = ?2 AND used_at IS NULL")?
                     .execute(params![

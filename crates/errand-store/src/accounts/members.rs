@@ -14,7 +14,7 @@ use super::teams::{Team, delete_member, only_owners, role_in, update_role};
 use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, word};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{ApiKey, Page, PageQuery};
 
 /// A member of a team.
@@ -89,10 +89,10 @@ impl Store {
         &self,
         of: OfMember,
         role: Role,
-        recorded: Once<Member>,
-    ) -> Result<Answer<Member>> {
+        recorded: Idempotent<Member>,
+    ) -> Result<Outcome<Member>> {
         self.write(move |tx| {
-            once(tx, &recorded, of.now, || {
+            idempotent(tx, &recorded, of.now, || {
                 let present = role_in(tx, of.team, of.user)?.ok_or(StoreError::NotFound)?;
                 may_change(of.by_role)?;
                 let concerns_owners =
@@ -113,9 +113,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; `Forbidden` (the role member cannot remove others; only owners can remove owners);
     /// `Refused` (the last owner cannot be removed).
-    pub async fn remove(&self, of: OfMember, recorded: Once<()>) -> Result<Answer<()>> {
+    pub async fn remove(&self, of: OfMember, recorded: Idempotent<()>) -> Result<Outcome<()>> {
         self.write(move |tx| {
-            once(tx, &recorded, of.now, || {
+            idempotent(tx, &recorded, of.now, || {
                 let present = role_in(tx, of.team, of.user)?.ok_or(StoreError::NotFound)?;
                 if of.user != of.by {
                     may_change(of.by_role)?;

@@ -32,9 +32,9 @@ impl Fixture {
 
     async fn key(&self, new: NewApiKey) -> Result<ApiKey> {
         self.store
-            .create_api_key(new, Once::not_recorded())
+            .create_api_key(new, Idempotent::not_recorded())
             .await?
-            .fresh()
+            .executed()
     }
 
     async fn caller(&self, hash: u8, now: Timestamp) -> Option<Caller> {
@@ -289,7 +289,7 @@ async fn a_deleted_key_works_no_more() {
     let key = f.key(f.new_key("k", 1)).await.unwrap().id;
     let foreign = f
         .store
-        .delete_api_key(f.other_team, key, f.now, Once::not_recorded())
+        .delete_api_key(f.other_team, key, f.now, Idempotent::not_recorded())
         .await;
     assert!(matches!(foreign, Err(StoreError::NotFound)), "{foreign:?}");
     assert!(f.caller(1, f.now).await.is_some());
@@ -308,7 +308,7 @@ async fn a_deleted_key_works_no_more() {
     assert_eq!(f.caller(1, f.now).await, None);
     let again = f
         .store
-        .delete_api_key(f.team, key, f.now, Once::not_recorded())
+        .delete_api_key(f.team, key, f.now, Idempotent::not_recorded())
         .await;
     assert!(matches!(again, Err(StoreError::NotFound)), "{again:?}");
 }

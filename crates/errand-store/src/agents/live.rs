@@ -13,7 +13,7 @@ use super::{BuildChange, changeable_build, insert_build, live_build, move_update
 use crate::db::sqlite::Store;
 use crate::db::types::Blob;
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{Build, BuildState, NewBuild};
 
 /// Maximum number of successive drafts that are followed to find the successor of a replaced one.
@@ -34,10 +34,10 @@ impl Store {
         change: BuildChange,
         new: NewBuild,
         now: Timestamp,
-        recorded: Once<Build>,
-    ) -> Result<Answer<Build>> {
+        recorded: Idempotent<Build>,
+    ) -> Result<Outcome<Build>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 revise(tx, team, build, &change, &new, now)
             })
         })

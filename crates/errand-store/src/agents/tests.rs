@@ -35,20 +35,20 @@ impl Fixture {
 
     async fn made(&self, new: NewAgent) -> (Agent, Option<Build>) {
         self.store
-            .create_agent(new, Once::not_recorded())
+            .create_agent(new, Idempotent::not_recorded())
             .await
             .unwrap()
-            .fresh()
+            .executed()
             .unwrap()
     }
 
     async fn built(&self, agent: AgentId, name: &str, now: Timestamp) -> Build {
         let new = self.new_build(name);
         self.store
-            .create_build(self.team, agent, new, now, Once::not_recorded())
+            .create_build(self.team, agent, new, now, Idempotent::not_recorded())
             .await
             .unwrap()
-            .fresh()
+            .executed()
             .unwrap()
     }
 
@@ -59,10 +59,10 @@ impl Fixture {
                 build,
                 change,
                 (self.owner, now),
-                Once::not_recorded(),
+                Idempotent::not_recorded(),
             )
             .await?
-            .fresh()
+            .executed()
     }
 
     async fn updated_at(&self, agent: AgentId) -> Timestamp {
@@ -206,7 +206,7 @@ async fn a_deleted_agent_is_gone_but_for_its_builds() {
     ));
     let again = f
         .store
-        .delete_agent(f.team, id, f.now, Once::not_recorded())
+        .delete_agent(f.team, id, f.now, Idempotent::not_recorded())
         .await;
     assert!(matches!(again, Err(StoreError::NotFound)));
     let renamed = f
@@ -216,13 +216,19 @@ async fn a_deleted_agent_is_gone_but_for_its_builds() {
             id,
             "b".to_owned(),
             (f.owner, f.now),
-            Once::not_recorded(),
+            Idempotent::not_recorded(),
         )
         .await;
     assert!(matches!(renamed, Err(StoreError::NotFound)));
     let built = f
         .store
-        .create_build(f.team, id, f.new_build("x"), f.now, Once::not_recorded())
+        .create_build(
+            f.team,
+            id,
+            f.new_build("x"),
+            f.now,
+            Idempotent::not_recorded(),
+        )
         .await;
     assert!(matches!(built, Err(StoreError::NotFound)));
     let change = BuildChange {

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{AuditScope, Finding};
 use crate::accounts::fixture::Fixture;
 use crate::db::types::Blob;
-use crate::idempotency::Once;
+use crate::idempotency::Idempotent;
 use crate::model::{
     AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, Principal, ReadyRun, Respond,
     StartRun, StepCommit, StepEnd, Usage,
@@ -105,7 +105,7 @@ impl Runs {
             now,
         };
         f.store
-            .create_agent(new, Once::not_recorded())
+            .create_agent(new, Idempotent::not_recorded())
             .await
             .unwrap();
         Self { f, agent, now }
@@ -133,7 +133,7 @@ impl Runs {
             now: self.now,
         };
         f.store
-            .start_run(start, Once::not_recorded())
+            .start_run(start, Idempotent::not_recorded())
             .await
             .unwrap();
         id
@@ -154,7 +154,7 @@ impl Runs {
         };
         self.f
             .store
-            .create_webhook(new, Once::not_recorded())
+            .create_webhook(new, Idempotent::not_recorded())
             .await
             .unwrap();
         id
@@ -164,7 +164,13 @@ impl Runs {
         let (id, end) = (self.f.ids.sandbox(self.now), self.now.plus_ms(TTL_MS));
         self.f
             .store
-            .create_sandbox(self.f.team, id.clone(), end, self.now, Once::not_recorded())
+            .create_sandbox(
+                self.f.team,
+                id.clone(),
+                end,
+                self.now,
+                Idempotent::not_recorded(),
+            )
             .await
             .unwrap();
         id
@@ -288,7 +294,7 @@ impl Runs {
         };
         self.f
             .store
-            .respond(respond, Once::not_recorded())
+            .respond(respond, Idempotent::not_recorded())
             .await
             .unwrap();
     }
@@ -305,7 +311,7 @@ impl Runs {
         };
         self.f
             .store
-            .post_message(message, Once::not_recorded())
+            .post_message(message, Idempotent::not_recorded())
             .await
             .unwrap();
     }
@@ -313,7 +319,7 @@ impl Runs {
     pub(crate) async fn stop(&self, run: RunId) {
         let f = &self.f;
         f.store
-            .stop(f.team, run, f.owner, self.now, Once::not_recorded())
+            .stop(f.team, run, f.owner, self.now, Idempotent::not_recorded())
             .await
             .unwrap();
     }
@@ -422,7 +428,7 @@ impl Runs {
         let late = vec![("c2".to_owned(), Outcome::Result(json!("late")))];
         self.f
             .store
-            .leave(run, claim, late, self.now)
+            .release_late(run, claim, late, self.now)
             .await
             .unwrap();
         run

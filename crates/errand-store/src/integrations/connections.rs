@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, count, json, to_json};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{Page, PageQuery};
 
 /// Maximum number of connections of a team.
@@ -216,9 +216,9 @@ impl Store {
     pub async fn create_connection(
         &self,
         new: NewConnection,
-        recorded: Once<Connection>,
-    ) -> Result<Answer<Connection>> {
-        self.write(move |tx| once(tx, &recorded, new.now, || insert(tx, &new)))
+        recorded: Idempotent<Connection>,
+    ) -> Result<Outcome<Connection>> {
+        self.write(move |tx| idempotent(tx, &recorded, new.now, || insert(tx, &new)))
             .await
     }
 
@@ -230,10 +230,10 @@ impl Store {
         id: ConnectionId,
         change: ConnectionChange,
         now: Timestamp,
-        recorded: Once<Connection>,
-    ) -> Result<Answer<Connection>> {
+        recorded: Idempotent<Connection>,
+    ) -> Result<Outcome<Connection>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 update(tx, team, id, &change, now)?;
                 one(tx, team, id)
             })
@@ -250,10 +250,10 @@ impl Store {
         team: TeamId,
         id: ConnectionId,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 let deleted = tx
                     .prepare_cached(
                         "UPDATE connections SET deleted_at = ?3, updated_at = ?3, sign_in = NULL, sign_in_of = NULL
@@ -362,10 +362,10 @@ impl Store {
         team: TeamId,
         id: ConnectionId,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 let before = one(tx, team, id)?;
                 tx.prepare_cached(
                     "UPDATE connections SET sign_in = NULL, sign_in_of = NULL, updated_at = ?2 WHERE id = ?1",

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{ProviderRow, ProviderSetting, PutProvider};
 
 pub(crate) fn provider_key(team: Uuid, name: &str) -> String {
@@ -96,10 +96,10 @@ impl Store {
     pub async fn put_provider(
         &self,
         put: PutProvider,
-        recorded: Once<ProviderRow>,
-    ) -> Result<Answer<ProviderRow>> {
+        recorded: Idempotent<ProviderRow>,
+    ) -> Result<Outcome<ProviderRow>> {
         self.write(move |tx| {
-            once(tx, &recorded, put.now, || {
+            idempotent(tx, &recorded, put.now, || {
                 // Encrypted here on the writer's thread, so that a concurrent rotation cannot leave it under the old
                 // master key.
                 let master = tx.keys().current();
@@ -144,10 +144,10 @@ impl Store {
         team: TeamId,
         name: String,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 let deleted = tx
                     .prepare_cached("DELETE FROM providers WHERE team_id = ?1 AND name = ?2")?
                     .execute(params![Blob(team.as_uuid()), name])?;

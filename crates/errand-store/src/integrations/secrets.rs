@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, count};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{Page, PageQuery};
 
 /// Maximum number of secrets of a team. Every result of a connection is searched for all of them.
@@ -74,9 +74,9 @@ impl Store {
     pub async fn set_secret(
         &self,
         new: SetSecret,
-        recorded: Once<Secret>,
-    ) -> Result<Answer<Secret>> {
-        self.write(move |tx| once(tx, &recorded, new.now, || set(tx, &new)))
+        recorded: Idempotent<Secret>,
+    ) -> Result<Outcome<Secret>> {
+        self.write(move |tx| idempotent(tx, &recorded, new.now, || set(tx, &new)))
             .await
     }
 
@@ -89,10 +89,10 @@ impl Store {
         team: TeamId,
         name: String,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 let deleted = tx
                     .prepare_cached("DELETE FROM secrets WHERE team_id = ?1 AND name = ?2")?
                     .execute(params![Blob(team.as_uuid()), name])?;

@@ -160,7 +160,7 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     )];
     runs.f
         .store
-        .leave(run, claim, outcome, runs.now)
+        .release_late(run, claim, outcome, runs.now)
         .await
         .unwrap();
     drop(revocation);
@@ -344,7 +344,7 @@ async fn a_row_that_cannot_be_read_ends_unread() {
             by: runs.f.owner.into(),
             now: runs.now,
         },
-        crate::idempotency::Once::not_recorded(),
+        crate::idempotency::Idempotent::not_recorded(),
     );
     assert!(matches!(late.await, Err(StoreError::Refused(_))));
 }

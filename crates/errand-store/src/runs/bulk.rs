@@ -8,7 +8,7 @@ use rusqlite::{Connection, params_from_iter};
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::Blob;
 use crate::error::Result;
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{ManyRuns, ManyRunsDone};
 use crate::runs::commands::{retry, stop};
 use crate::runs::settle::for_each;
@@ -29,10 +29,10 @@ impl Store {
     pub async fn stop_many(
         &self,
         many: ManyRuns,
-        recorded: Once<ManyRunsDone>,
-    ) -> Result<Answer<ManyRunsDone>> {
+        recorded: Idempotent<ManyRunsDone>,
+    ) -> Result<Outcome<ManyRunsDone>> {
         self.write_at_all_costs(move |tx| {
-            once(tx, &recorded, many.now, || {
+            idempotent(tx, &recorded, many.now, || {
                 change_each(tx, &many, &STOPPABLE, |run| {
                     let had_ended = stop(tx, many.team, run, &many.by, many.now)?;
                     Ok(!had_ended)
@@ -46,10 +46,10 @@ impl Store {
     pub async fn retry_many(
         &self,
         many: ManyRuns,
-        recorded: Once<ManyRunsDone>,
-    ) -> Result<Answer<ManyRunsDone>> {
+        recorded: Idempotent<ManyRunsDone>,
+    ) -> Result<Outcome<ManyRunsDone>> {
         self.write(move |tx| {
-            once(tx, &recorded, many.now, || {
+            idempotent(tx, &recorded, many.now, || {
                 change_each(tx, &many, &RETRIABLE, |run| {
                     retry(tx, many.team, run, &many.by, many.now).map(|_| true)
                 })

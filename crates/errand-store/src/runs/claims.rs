@@ -50,13 +50,13 @@ pub struct Recovered {
 
 /// Result of waking a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
+pub enum WakeOutcome {
     /// It is queued for a driver.
-    Yes,
+    Queued,
     /// A driver already has it.
-    Driven,
+    AlreadyClaimed,
     /// It is not waiting for its model.
-    Gone,
+    NotWaiting,
 }
 
 impl Store {
@@ -281,7 +281,7 @@ impl Store {
     /// Records that a driver has left a run that was taken from it, so that the sandbox can be handed over. The
     /// outcomes of calls that it had begun are appended. Repeating this is harmless, except that the outcomes are
     /// appended again.
-    pub async fn leave(
+    pub async fn release_late(
         &self,
         run: RunId,
         claim: ClaimToken,
@@ -330,23 +330,23 @@ impl Store {
 
 impl Store {
     /// Queues a run that waits until its model can be asked again.
-    pub async fn wake_for_model(&self, run: RunId, now: Timestamp) -> Result<Woken> {
+    pub async fn wake_for_model(&self, run: RunId, now: Timestamp) -> Result<WakeOutcome> {
         self.write(move |tx| {
             let mut change = match Change::of_run(tx, run, now) {
-                Err(StoreError::NotFound) => return Ok(Woken::Gone),
+                Err(StoreError::NotFound) => return Ok(WakeOutcome::NotWaiting),
                 change => change?,
             };
             if change.row.claim.is_some() {
-                return Ok(Woken::Driven);
+                return Ok(WakeOutcome::AlreadyClaimed);
             }
             let waits = change.row.waiting_kind == Some(WaitReason::Retry);
             if !waits || change.row.wake_at.is_none() || change.row.status != Status::Running {
-                return Ok(Woken::Gone);
+                return Ok(WakeOutcome::NotWaiting);
             }
             change.row.wake_at = Some(now);
             settle(change)?;
             tx.ring_work();
-            Ok(Woken::Yes)
+            Ok(WakeOutcome::Queued)
         })
         .await
     }

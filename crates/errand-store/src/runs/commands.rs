@@ -14,7 +14,7 @@ use crate::agents::live::live_build_of;
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, json};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{PostMessage, Principal, Respond, RunView, StartRun};
 use crate::runs::change::{Change, Closing};
 use crate::runs::create::{NewRun, create_run, title_of};
@@ -36,9 +36,9 @@ impl Store {
     pub async fn start_run(
         &self,
         start: StartRun,
-        recorded: Once<RunView>,
-    ) -> Result<Answer<RunView>> {
-        self.write(move |tx| once(tx, &recorded, start.now, || start_run(tx, &start)))
+        recorded: Idempotent<RunView>,
+    ) -> Result<Outcome<RunView>> {
+        self.write(move |tx| idempotent(tx, &recorded, start.now, || start_run(tx, &start)))
             .await
     }
 
@@ -49,9 +49,9 @@ impl Store {
     pub async fn post_message(
         &self,
         message: PostMessage,
-        recorded: Once<MessageBody>,
-    ) -> Result<Answer<MessageBody>> {
-        self.write(move |tx| once(tx, &recorded, message.now, || post_message(tx, &message)))
+        recorded: Idempotent<MessageBody>,
+    ) -> Result<Outcome<MessageBody>> {
+        self.write(move |tx| idempotent(tx, &recorded, message.now, || post_message(tx, &message)))
             .await
     }
 
@@ -63,9 +63,9 @@ impl Store {
     pub async fn respond(
         &self,
         respond: Respond,
-        recorded: Once<AnsweredRequestBody>,
-    ) -> Result<Answer<AnsweredRequestBody>> {
-        self.write(move |tx| once(tx, &recorded, respond.now, || answer(tx, &respond)))
+        recorded: Idempotent<AnsweredRequestBody>,
+    ) -> Result<Outcome<AnsweredRequestBody>> {
+        self.write(move |tx| idempotent(tx, &recorded, respond.now, || answer(tx, &respond)))
             .await
     }
 
@@ -79,12 +79,12 @@ impl Store {
         run: RunId,
         by: impl Into<By>,
         now: Timestamp,
-        recorded: Once<bool>,
-    ) -> Result<Answer<bool>> {
+        recorded: Idempotent<bool>,
+    ) -> Result<Outcome<bool>> {
         let by = by.into();
         // Must work even if the disk is full, because a run keeps using resources until it is stopped.
         self.write_at_all_costs(move |tx| {
-            once(tx, &recorded, now, || stop(tx, team, run, &by, now))
+            idempotent(tx, &recorded, now, || stop(tx, team, run, &by, now))
         })
         .await
     }
@@ -99,10 +99,10 @@ impl Store {
         run: RunId,
         by: impl Into<By>,
         now: Timestamp,
-        recorded: Once<RunView>,
-    ) -> Result<Answer<RunView>> {
+        recorded: Idempotent<RunView>,
+    ) -> Result<Outcome<RunView>> {
         let by = by.into();
-        self.write(move |tx| once(tx, &recorded, now, || retry(tx, team, run, &by, now)))
+        self.write(move |tx| idempotent(tx, &recorded, now, || retry(tx, team, run, &by, now)))
             .await
     }
 }

@@ -23,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, count};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{CheckedBuild, Principal, RunView};
 use crate::runs::create::{NewRun, create_run};
 use crate::runs::expected_build::check_expected;
@@ -70,8 +70,12 @@ impl Store {
     /// [`StoreError::NotFound`] for the run; `Invalid` for a message that the run does not have, a message after
     /// which there is nothing to do, and a build of another agent or one that cannot be used; `Refused` if the agent
     /// is deleted, or the entries to copy cannot be read.
-    pub async fn fork(&self, fork: ForkRun, recorded: Once<RunView>) -> Result<Answer<RunView>> {
-        self.write(move |tx| once(tx, &recorded, fork.now, || make(tx, &fork)))
+    pub async fn fork(
+        &self,
+        fork: ForkRun,
+        recorded: Idempotent<RunView>,
+    ) -> Result<Outcome<RunView>> {
+        self.write(move |tx| idempotent(tx, &recorded, fork.now, || make(tx, &fork)))
             .await
     }
 }

@@ -10,7 +10,13 @@ impl Fixture {
     async fn sandbox(&self) -> SandboxId {
         let (id, end) = (self.ids.sandbox(self.now), self.now.plus_ms(TTL_MS));
         self.store
-            .create_sandbox(self.team, id.clone(), end, self.now, Once::not_recorded())
+            .create_sandbox(
+                self.team,
+                id.clone(),
+                end,
+                self.now,
+                Idempotent::not_recorded(),
+            )
             .await
             .unwrap();
         id
@@ -46,9 +52,9 @@ impl Fixture {
 
     async fn delete(&self, sandbox: &SandboxId, now: Timestamp) -> Result<()> {
         self.store
-            .delete_sandbox(self.team, sandbox, now, Once::not_recorded())
+            .delete_sandbox(self.team, sandbox, now, Idempotent::not_recorded())
             .await?
-            .fresh()
+            .executed()
     }
 }
 
@@ -171,7 +177,7 @@ async fn a_deleted_sandbox_is_not_found_and_its_directory_not_known() {
     let id = f.sandbox().await;
     let foreign = f
         .store
-        .delete_sandbox(f.other_team, &id, f.now, Once::not_recorded())
+        .delete_sandbox(f.other_team, &id, f.now, Idempotent::not_recorded())
         .await;
     assert!(matches!(foreign, Err(StoreError::NotFound)), "{foreign:?}");
     assert_eq!(f.fate(&id).await, SandboxFate::Kept);
@@ -270,7 +276,7 @@ async fn expired_sandboxes_go_in_order_unless_they_were_used() {
     for ms in [30, 10, 20, 40] {
         let (id, end) = (f.ids.sandbox(f.now), f.now.plus_ms(ms));
         f.store
-            .create_sandbox(f.team, id.clone(), end, f.now, Once::not_recorded())
+            .create_sandbox(f.team, id.clone(), end, f.now, Idempotent::not_recorded())
             .await
             .unwrap();
         ids.push(id);
@@ -320,7 +326,7 @@ async fn a_teams_bytes_are_those_of_its_kept_sandboxes() {
             foreign.clone(),
             end,
             f.now,
-            Once::not_recorded(),
+            Idempotent::not_recorded(),
         )
         .await
         .unwrap();

@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, json};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{ModelCallRow, Usage};
 use crate::runs::row::RunRow;
 
@@ -126,10 +126,10 @@ impl Store {
         team: TeamId,
         limit_usd: Option<f64>,
         now: Timestamp,
-        recorded: Once<TeamMonth>,
-    ) -> Result<Answer<TeamMonth>> {
+        recorded: Idempotent<TeamMonth>,
+    ) -> Result<Outcome<TeamMonth>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 tx.prepare_cached("UPDATE teams SET cost_usd_month = ?2 WHERE id = ?1")?
                     .execute(params![Blob(team.as_uuid()), limit_usd])?;
                 month(tx, team, now)

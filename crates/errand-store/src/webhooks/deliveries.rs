@@ -28,7 +28,7 @@ pub use due::{DeliverySlots, DeliveryTurns, DueDeliveries, Receiver};
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, int};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{AttemptRow, DeliveryEnd, DeliveryRow};
 
 impl Store {
@@ -82,9 +82,9 @@ impl Store {
         team: TeamId,
         delivery: DeliveryId,
         now: Timestamp,
-        recorded: Once<DeliveryRow>,
-    ) -> Result<Answer<DeliveryRow>> {
-        self.write(move |tx| once(tx, &recorded, now, || resend(tx, team, delivery, now)))
+        recorded: Idempotent<DeliveryRow>,
+    ) -> Result<Outcome<DeliveryRow>> {
+        self.write(move |tx| idempotent(tx, &recorded, now, || resend(tx, team, delivery, now)))
             .await
     }
 }

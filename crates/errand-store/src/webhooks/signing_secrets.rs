@@ -14,7 +14,7 @@ use crate::crypto::seal::Sealed;
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 
 /// The secrets that sign a team's webhooks now. Deliberately without `Debug`.
 #[derive(Clone)]
@@ -96,11 +96,11 @@ impl Store {
     pub async fn roll_webhook_secret(
         &self,
         new: NewSecret,
-        recorded: Once<Rolled>,
-    ) -> Result<Answer<Rolled>> {
+        recorded: Idempotent<Rolled>,
+    ) -> Result<Outcome<Rolled>> {
         let (team, now) = (new.team, new.now);
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 let sealed = seal_secret(tx, team, &new.secret)?;
                 roll(tx, team, &sealed, now)
             })

@@ -24,7 +24,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::db::sqlite::{Store, Tx};
 use crate::db::types::{Blob, Ms, count, int, to_json, word};
 use crate::error::{Result, StoreError};
-use crate::idempotency::{Answer, Once, once};
+use crate::idempotency::{Idempotent, Outcome, idempotent};
 use crate::model::{DeliveryRow, Page, PageQuery};
 use crate::webhooks::deliveries::select_one;
 
@@ -107,9 +107,9 @@ impl Store {
     pub async fn create_webhook(
         &self,
         new: NewWebhook,
-        recorded: Once<Webhook>,
-    ) -> Result<Answer<Webhook>> {
-        self.write(move |tx| once(tx, &recorded, new.now, || insert(tx, &new)))
+        recorded: Idempotent<Webhook>,
+    ) -> Result<Outcome<Webhook>> {
+        self.write(move |tx| idempotent(tx, &recorded, new.now, || insert(tx, &new)))
             .await
     }
 
@@ -123,10 +123,10 @@ impl Store {
         webhook: WebhookId,
         change: WebhookChange,
         now: Timestamp,
-        recorded: Once<Webhook>,
-    ) -> Result<Answer<Webhook>> {
+        recorded: Idempotent<Webhook>,
+    ) -> Result<Outcome<Webhook>> {
         self.write(move |tx| {
-            once(tx, &recorded, now, || {
+            idempotent(tx, &recorded, now, || {
                 update(tx, team, webhook, &change, now)
             })
         })
@@ -142,9 +142,9 @@ impl Store {
         team: TeamId,
         webhook: WebhookId,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
-        self.write(move |tx| once(tx, &recorded, now, || delete(tx, team, webhook, now)))
+        recorded: Idempotent<()>,
+    ) -> Result<Outcome<()>> {
+        self.write(move |tx| idempotent(tx, &recorded, now, || delete(tx, team, webhook, now)))
             .await
     }
 
@@ -155,9 +155,9 @@ impl Store {
     pub async fn test_webhook(
         &self,
         test: TestWebhook,
-        recorded: Once<DeliveryRow>,
-    ) -> Result<Answer<DeliveryRow>> {
-        self.write(move |tx| once(tx, &recorded, test.now, || send_test(tx, &test)))
+        recorded: Idempotent<DeliveryRow>,
+    ) -> Result<Outcome<DeliveryRow>> {
+        self.write(move |tx| idempotent(tx, &recorded, test.now, || send_test(tx, &test)))
             .await
     }
 }

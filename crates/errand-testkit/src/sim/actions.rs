@@ -10,7 +10,7 @@ use errand_core::time::Timestamp;
 use errand_engine::EngineOptions;
 use errand_engine::clock::Clock;
 use errand_store::model::{PageQuery, RunFilter, StepCommit, StepEnd, Usage};
-use errand_store::{Once, StoreError};
+use errand_store::{Idempotent, StoreError};
 use tempfile::TempDir;
 
 use super::clients::{Heard, Tasks, Want, draw_answer};
@@ -534,7 +534,13 @@ impl Simulation {
         let id = program.wire.ids.sandbox(now);
         let expires = now.plus_ms(24 * HOUR_MS);
         let made = (program.store)
-            .create_sandbox(team.id, id.clone(), expires, now, Once::not_recorded())
+            .create_sandbox(
+                team.id,
+                id.clone(),
+                expires,
+                now,
+                Idempotent::not_recorded(),
+            )
             .await;
         if made.is_ok() {
             self.world.state().sandboxes.push((number, id));
@@ -622,7 +628,9 @@ impl Simulation {
                 self.world.broken(Invariant::Fenced, detail);
             }
         }
-        store.leave(paused.run, paused.claim, Vec::new(), now).await
+        store
+            .release_late(paused.run, paused.claim, Vec::new(), now)
+            .await
     }
 
     /// Reads a random run and checks it.

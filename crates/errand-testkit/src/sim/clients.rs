@@ -10,7 +10,7 @@ use errand_core::limits::IDEMPOTENCY_TTL_MS;
 use errand_core::time::Timestamp;
 use errand_core::wire::{AnsweredRequestBody, MessageBody};
 use errand_store::model::{PostMessage, Respond, RunView, StartRun};
-use errand_store::{Answer, Idem, Once, Store, StoreError, StoredAnswer};
+use errand_store::{Idem, Idempotent, Outcome, Store, StoreError, StoredAnswer};
 use serde_json::{Map, json};
 use sha2::{Digest as _, Sha256};
 
@@ -205,7 +205,7 @@ impl Wire {
                 let (team, owner) = self.team_of(run);
                 let once = self.once(key, "/stop", run, |_| stored(""));
                 let stopped = self.store.stop(team, run, owner, now, once).await;
-                if matches!(stopped, Ok(Answer::Fresh(_))) {
+                if matches!(stopped, Ok(Outcome::Executed(_))) {
                     self.record_stop(attempt);
                 }
                 stopped.map(|_| None)
@@ -272,13 +272,13 @@ impl Wire {
             expected_build: Some(build.usable()),
             now,
         };
-        let once = Once {
+        let once = Idempotent {
             idem: key.map(|key| idem(team.key, "/v1/runs".to_owned(), key)),
             render: |view: &RunView| stored(&view.run.id.to_string()),
         };
         Ok(match self.store.start_run(start, once).await? {
-            Answer::Fresh(view) => Some(RunId::from_stored(view.run.id)),
-            Answer::Replayed(answer) => {
+            Outcome::Executed(view) => Some(RunId::from_stored(view.run.id)),
+            Outcome::Replayed(answer) => {
                 self.world.state().saw("start replayed");
                 String::from_utf8_lossy(&answer.body).parse().ok()
             }
@@ -341,12 +341,12 @@ impl Wire {
         path: &str,
         run: RunId,
         render: fn(&T) -> StoredAnswer,
-    ) -> Once<T> {
+    ) -> Idempotent<T> {
         let api_key = {
             let state = self.world.state();
             state.teams[state.agents[state.runs[&run].agent].team].key
         };
-        Once {
+        Idempotent {
             idem: key.map(|key| idem(api_key, format!("/v1/runs/{run}{path}"), key)),
             render,
         }

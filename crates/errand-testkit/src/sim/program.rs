@@ -14,7 +14,7 @@ use errand_engine::tool::Tools;
 use errand_engine::{Engine, EngineContext, EngineOptions};
 use errand_store::model::{NewAgent, NewBuild};
 use errand_store::seal::MasterKey;
-use errand_store::{DirLock, NewTeam, NewUser, NewWebhook, Once, OpenOptions, Store, Trial};
+use errand_store::{DirLock, Idempotent, NewTeam, NewUser, NewWebhook, OpenOptions, Store, Trial};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -174,7 +174,7 @@ pub(crate) async fn create_teams_and_agents(world: &Arc<World>, program: &Progra
             now,
         };
         store
-            .create_webhook(webhook, Once::not_recorded())
+            .create_webhook(webhook, Idempotent::not_recorded())
             .await
             .unwrap();
         let key = ids.api_key(now);
@@ -251,7 +251,7 @@ async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team
     };
     program
         .store
-        .create_agent(new, Once::not_recorded())
+        .create_agent(new, Idempotent::not_recorded())
         .await
         .unwrap();
     world.state().agents.push(agent);

@@ -5,7 +5,7 @@
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use errand_core::limits::IDEMPOTENCY_KEY_CHARS_MAX;
-use errand_store::{Answer, Idem, Once, Render, StoredAnswer};
+use errand_store::{Idem, Idempotent, Outcome, Render, StoredAnswer};
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -87,8 +87,8 @@ impl IdempotencyKey {
         caller: &Caller,
         body_sha256: [u8; 32],
         render: Render<T>,
-    ) -> Once<T> {
-        Once {
+    ) -> Idempotent<T> {
+        Idempotent {
             idem: self.idem(caller, body_sha256),
             render,
         }
@@ -113,10 +113,10 @@ pub(crate) fn no_content<T>(_: &T) -> StoredAnswer {
 }
 
 /// The response of an operation that was executed now or earlier.
-pub(crate) fn response<T>(answer: Answer<T>, render: Render<T>) -> Response {
+pub(crate) fn response<T>(answer: Outcome<T>, render: Render<T>) -> Response {
     match answer {
-        Answer::Fresh(value) => of_stored(render(&value)),
-        Answer::Replayed(stored) => replayed(stored),
+        Outcome::Executed(value) => of_stored(render(&value)),
+        Outcome::Replayed(stored) => replayed(stored),
     }
 }
 

@@ -18,7 +18,7 @@ use errand_engine::model::Models;
 use errand_engine::net::{Bounds, Guard};
 use errand_engine::sandboxes::Sandboxes;
 use errand_store::seal::MasterKey;
-use errand_store::{Bootstrap, NewApiKey, Once, OpenOptions, Store};
+use errand_store::{Bootstrap, Idempotent, NewApiKey, OpenOptions, Store};
 use futures::StreamExt as _;
 use http::{Request, StatusCode, header};
 use serde_json::{Value, json};
@@ -107,7 +107,7 @@ impl Fixture {
             now,
         };
         store
-            .create_api_key(new, Once::not_recorded())
+            .create_api_key(new, Idempotent::not_recorded())
             .await
             .unwrap();
         let mut settings = AppSettings::of(&Config::default(), "http://errand.example");

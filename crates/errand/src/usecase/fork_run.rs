@@ -10,7 +10,7 @@ use errand_core::run::RunSource;
 use errand_engine::{EngineContext, checked_start};
 use errand_sandbox::{Charged, CopyError, CopyLimits, FileError, Root};
 use errand_store::model::RunView;
-use errand_store::{Answer, ForkRun, Once, StoreError};
+use errand_store::{ForkRun, Idempotent, Outcome, StoreError};
 
 use super::UseCaseError;
 use super::blocking::blocking;
@@ -44,8 +44,8 @@ pub(crate) struct NewFork {
 pub(crate) async fn fork_run(
     engine: &EngineContext,
     new: NewFork,
-    once: Once<RunView>,
-) -> Result<Answer<RunView>, UseCaseError> {
+    once: Idempotent<RunView>,
+) -> Result<Outcome<RunView>, UseCaseError> {
     let now = engine.clock.now();
     let sandbox = if new.files {
         copied_files(engine, new.team, new.run).await?
@@ -82,7 +82,7 @@ pub(crate) async fn fork_run(
         answer,
         Err(StoreError::Unavailable(_) | StoreError::Trouble { .. } | StoreError::Sql(_))
     );
-    if !matches!(answer, Ok(Answer::Fresh(_)))
+    if !matches!(answer, Ok(Outcome::Executed(_)))
         && !is_unknown
         && let Some(copy) = sandbox
     {

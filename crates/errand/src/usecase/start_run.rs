@@ -5,7 +5,7 @@ use errand_core::id::{AgentId, ApiKeyId, SandboxId, TeamId};
 use errand_core::run::RunSource;
 use errand_engine::{EngineContext, checked_start};
 use errand_store::model::{RunView, StartRun};
-use errand_store::{Answer, Once, StoreError};
+use errand_store::{Idempotent, Outcome, StoreError};
 
 use super::UseCaseError;
 
@@ -42,8 +42,8 @@ pub(crate) struct NewRun {
 pub(crate) async fn start_run(
     engine: &EngineContext,
     new: NewRun,
-    once: Once<RunView>,
-) -> Result<Answer<RunView>, StoreError> {
+    once: Idempotent<RunView>,
+) -> Result<Outcome<RunView>, StoreError> {
     let now = engine.clock.now();
     let start = StartRun {
         team: new.team,

@@ -17,7 +17,7 @@ use errand_core::role::Permission;
 use errand_core::time::Timestamp;
 use errand_core::warning::Warning;
 use errand_store::model::{Agent, Build, PageQuery, RunFilter};
-use errand_store::{AgentFigures, Once};
+use errand_store::{AgentFigures, Idempotent};
 use maud::{Markup, html};
 
 use super::failure::{Shown, sentence};
@@ -294,7 +294,7 @@ pub(super) async fn delete(
 ) -> Shown {
     let now = web.clock.now();
     web.store
-        .delete_agent(visitor.team_id(), agent, now, Once::not_recorded())
+        .delete_agent(visitor.team_id(), agent, now, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to("/assignments").into_response())
 }

@@ -15,7 +15,7 @@ use errand_core::policy::Policy;
 use errand_core::role::Permission;
 use errand_engine::connect::BegunBy;
 use errand_store::model::PageQuery;
-use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Once, Setup};
+use errand_store::{Connection, ConnectionChange, Floors, Idempotent, NewConnection, Setup};
 use maud::{Markup, html};
 use url::Url;
 
@@ -254,7 +254,7 @@ async fn try_create(
     };
     let id = new.id;
     web.store
-        .create_connection(new, Once::not_recorded())
+        .create_connection(new, Idempotent::not_recorded())
         .await?;
     Ok(id)
 }
@@ -501,7 +501,13 @@ async fn try_save(
         settings: is_same_place.then_some(settings),
     };
     web.store
-        .change_connection(team, id, change, web.clock.now(), Once::not_recorded())
+        .change_connection(
+            team,
+            id,
+            change,
+            web.clock.now(),
+            Idempotent::not_recorded(),
+        )
         .await?;
     Ok(())
 }
@@ -563,7 +569,7 @@ pub(super) async fn sign_out(
 ) -> Shown {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
-        .sign_out(team, id, now, Once::not_recorded())
+        .sign_out(team, id, now, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to(&format!("/connections/{id}")).into_response())
 }
@@ -591,7 +597,7 @@ pub(super) async fn delete(
 ) -> Shown {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
-        .delete_connection(team, id, now, Once::not_recorded())
+        .delete_connection(team, id, now, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to("/connections").into_response())
 }

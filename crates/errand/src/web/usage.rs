@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Redirect};
 use errand_core::budget::TeamMonth;
 use errand_core::role::Permission;
 use errand_core::time::{Day, Timestamp};
-use errand_store::{Once, UsageKey, UsageLine, UsageQuery, UsageSums};
+use errand_store::{Idempotent, UsageKey, UsageLine, UsageQuery, UsageSums};
 use maud::{Markup, html};
 
 use super::failure::{PageError, Shown};
@@ -361,7 +361,7 @@ pub(super) async fn set_limit(State(web): State<Web>, visitor: Visitor, Form(sen
             visitor.team_id(),
             limit,
             web.clock.now(),
-            Once::not_recorded(),
+            Idempotent::not_recorded(),
         )
         .await?;
     Ok(Redirect::to("/usage").into_response())

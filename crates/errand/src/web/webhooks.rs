@@ -8,7 +8,7 @@ use errand_core::id::{DeliveryId, WebhookId};
 use errand_core::role::Permission;
 use errand_core::webhook::WebhookEvent;
 use errand_store::model::{DeliveryRow, PageQuery};
-use errand_store::{NewSecret, NewWebhook, Once, TestWebhook, Webhook, WebhookChange};
+use errand_store::{Idempotent, NewSecret, NewWebhook, TestWebhook, Webhook, WebhookChange};
 use maud::{Markup, html};
 
 use super::failure::{PageError, Shown};
@@ -197,7 +197,9 @@ async fn try_create(web: &Web, visitor: &Visitor, sent: &Fields) -> Result<Webho
         now,
     };
     let id = new.id;
-    web.store.create_webhook(new, Once::not_recorded()).await?;
+    web.store
+        .create_webhook(new, Idempotent::not_recorded())
+        .await?;
     Ok(id)
 }
 
@@ -363,7 +365,7 @@ async fn try_save(
     };
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
-        .change_webhook(team, id, change, now, Once::not_recorded())
+        .change_webhook(team, id, change, now, Idempotent::not_recorded())
         .await?;
     Ok(())
 }
@@ -376,7 +378,7 @@ pub(super) async fn delete(
 ) -> Shown {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
-        .delete_webhook(team, id, now, Once::not_recorded())
+        .delete_webhook(team, id, now, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to("/webhooks").into_response())
 }
@@ -395,7 +397,9 @@ pub(super) async fn test(
         delivery: web.ids.delivery(now),
         now,
     };
-    web.store.test_webhook(test, Once::not_recorded()).await?;
+    web.store
+        .test_webhook(test, Idempotent::not_recorded())
+        .await?;
     Ok(Redirect::to(&format!("/webhooks/{id}")).into_response())
 }
 
@@ -408,9 +412,9 @@ pub(super) async fn resend(
     let (team, now) = (visitor.team_id(), web.clock.now());
     let row = web
         .store
-        .resend(team, delivery, now, Once::not_recorded())
+        .resend(team, delivery, now, Idempotent::not_recorded())
         .await?
-        .fresh()?;
+        .executed()?;
     let to = match (row.webhook, row.run) {
         (Some(webhook), _) => format!("/webhooks/{webhook}"),
         (None, Some(run)) => format!("/runs/{run}"),
@@ -450,7 +454,7 @@ pub(super) async fn roll(State(web): State<Web>, visitor: Visitor, Form(_): Form
         now: web.clock.now(),
     };
     web.store
-        .roll_webhook_secret(new, Once::not_recorded())
+        .roll_webhook_secret(new, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to("/webhooks?rolled=1").into_response())
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::playbook::{BadPlaybook, Known, NESTING_MAX, Playbook, STEPS_MAX};
 
-fn check(playbook: &Value, people: bool) -> Result<Playbook, BadPlaybook> {
+fn check(playbook: &Value, human_in_the_loop: bool) -> Result<Playbook, BadPlaybook> {
     let tool = |name: &str| match name {
         "read_file" | "write_file" => Ok(()),
         _ => Err(format!("there is no tool {name:?}")),
@@ -13,7 +13,7 @@ fn check(playbook: &Value, people: bool) -> Result<Playbook, BadPlaybook> {
         playbook,
         &Known {
             tool: &tool,
-            human_in_the_loop: people,
+            human_in_the_loop,
         },
     )
 }

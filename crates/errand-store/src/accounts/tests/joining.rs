@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::accounts::{Invitation, Joining, NewInvitation, OfMember};
-use crate::idempotency::Answer;
+use crate::idempotency::Outcome;
 
 const WEEK_MS: u64 = 7 * 86_400_000;
 
@@ -34,9 +34,9 @@ impl Fixture {
     async fn invite(&self, new: NewInvitation) -> Result<Invitation> {
         let made = self
             .store
-            .create_invitation(new, Once::not_recorded())
+            .create_invitation(new, Idempotent::not_recorded())
             .await;
-        made.and_then(Answer::fresh)
+        made.and_then(Outcome::executed)
     }
 
     async fn works(&self, token: u8) -> bool {
@@ -75,14 +75,14 @@ async fn who_may_change_and_remove_whom() {
     let change = async |user, by, by_role, role| {
         let changed = f
             .store
-            .change_role(f.of(user, by, by_role), role, Once::not_recorded())
+            .change_role(f.of(user, by, by_role), role, Idempotent::not_recorded())
             .await;
         changed.map(drop)
     };
     let remove = async |user, by, by_role| {
         let removed = f
             .store
-            .remove(f.of(user, by, by_role), Once::not_recorded())
+            .remove(f.of(user, by, by_role), Idempotent::not_recorded())
             .await;
         removed.map(drop)
     };
@@ -151,7 +151,7 @@ async fn whoever_is_removed_takes_keys_and_invitations_along() {
         (1, 1, "hers")
     );
     f.store
-        .remove(f.of(ann, f.owner, Role::Owner), Once::not_recorded())
+        .remove(f.of(ann, f.owner, Role::Owner), Idempotent::not_recorded())
         .await
         .unwrap();
     let left = f.store.list_api_keys(f.team, ALL).await.unwrap();
@@ -210,7 +210,7 @@ async fn an_invitation_lets_one_person_in_once() {
     );
     let deleted = f
         .store
-        .delete_invitation(f.team, made.id, f.now, Once::not_recorded())
+        .delete_invitation(f.team, made.id, f.now, Idempotent::not_recorded())
         .await;
     assert!(
         matches!(deleted, Err(StoreError::NotFound)),
@@ -350,11 +350,11 @@ async fn invitations_have_an_end_and_a_number() {
     let (other, now) = (f.other_team, f.now);
     let theirs = f
         .store
-        .delete_invitation(other, first, now, Once::not_recorded())
+        .delete_invitation(other, first, now, Idempotent::not_recorded())
         .await;
     assert!(matches!(theirs, Err(StoreError::NotFound)));
     f.store
-        .delete_invitation(f.team, first, now, Once::not_recorded())
+        .delete_invitation(f.team, first, now, Idempotent::not_recorded())
         .await
         .unwrap();
     f.invite(f.invitation(200, Role::Member, None))

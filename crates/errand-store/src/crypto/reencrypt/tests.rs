@@ -6,7 +6,7 @@ use errand_core::time::Timestamp;
 use super::*;
 use crate::accounts::Bootstrap;
 use crate::db::sqlite::OpenOptions;
-use crate::idempotency::Once;
+use crate::idempotency::Idempotent;
 use crate::integrations::secrets::SetSecret;
 use crate::model::PutProvider;
 
@@ -58,8 +58,10 @@ async fn filled(store: &Store) -> TeamId {
         key: Some(VALUE.to_owned()),
         now,
     };
-    let put = store.put_provider(provider, Once::not_recorded()).await;
-    put.unwrap().fresh().unwrap();
+    let put = store
+        .put_provider(provider, Idempotent::not_recorded())
+        .await;
+    put.unwrap().executed().unwrap();
     team
 }
 
@@ -72,10 +74,10 @@ async fn set(store: &Store, team: TeamId, by: UserId, name: &str) {
         now: Timestamp::from_millis(1_800_000_000_000),
     };
     store
-        .set_secret(new, Once::not_recorded())
+        .set_secret(new, Idempotent::not_recorded())
         .await
         .unwrap()
-        .fresh()
+        .executed()
         .unwrap();
 }
 

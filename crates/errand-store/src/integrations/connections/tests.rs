@@ -27,9 +27,9 @@ async fn made(f: &Fixture, name: &str) -> Result<Connection> {
         now: f.now,
     };
     f.store
-        .create_connection(new, Once::not_recorded())
+        .create_connection(new, Idempotent::not_recorded())
         .await?
-        .fresh()
+        .executed()
 }
 
 fn tool() -> ProbedTool {
@@ -54,7 +54,7 @@ async fn a_connection_is_its_teams_and_its_name_is_taken_once() {
     ));
     assert_eq!(mail.floor("mail__x"), Policy::Deny);
     assert_eq!(mail.floor("mail__y"), Policy::Guard);
-    let once = Once::not_recorded();
+    let once = Idempotent::not_recorded();
     f.store
         .delete_connection(f.team, mail.id, f.now, once)
         .await
@@ -97,7 +97,7 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
     keep(&url, true).await.unwrap();
     let change = |change: ConnectionChange| {
         f.store
-            .change_connection(f.team, mail.id, change, f.now, Once::not_recorded())
+            .change_connection(f.team, mail.id, change, f.now, Idempotent::not_recorded())
     };
     // Another floor does not change the settings.
     let said = ToolSettings {
@@ -110,7 +110,7 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
         settings: Some(ToolSettingsByName::from([("mail__x".to_owned(), said)])),
         ..ConnectionChange::default()
     };
-    let changed = change(floors).await.unwrap().fresh().unwrap();
+    let changed = change(floors).await.unwrap().executed().unwrap();
     assert_eq!(changed.tools.as_deref(), Some(&[tool()][..]));
     assert!(changed.updated_at > mail.updated_at);
     assert_eq!(changed.settings_of("mail__x"), said);
@@ -120,7 +120,7 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
         setup: Some(http("https://b.test/mcp")),
         ..ConnectionChange::default()
     };
-    let moved = change(moved).await.unwrap().fresh().unwrap();
+    let moved = change(moved).await.unwrap().executed().unwrap();
     assert_eq!((moved.tools, moved.signed_in_at), (None, None));
     // Settings for the tools of one server do not apply to another server.
     assert_eq!((moved.settings.len(), moved.trusted), (0, false));

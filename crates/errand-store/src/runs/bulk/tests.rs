@@ -57,7 +57,7 @@ async fn a_run_that_cannot_be_read_holds_up_no_other_of_its_call() {
     f.spoil(bad).await;
     let alone = f
         .store
-        .stop(f.team, bad, f.owner, f.now, Once::not_recorded())
+        .stop(f.team, bad, f.owner, f.now, Idempotent::not_recorded())
         .await;
     assert!(
         matches!(alone, Err(StoreError::Corrupt { .. })),
@@ -65,10 +65,10 @@ async fn a_run_that_cannot_be_read_holds_up_no_other_of_its_call() {
     );
     let done = f
         .store
-        .stop_many(f.many(Vec::new()), Once::not_recorded())
+        .stop_many(f.many(Vec::new()), Idempotent::not_recorded())
         .await
         .unwrap()
-        .fresh()
+        .executed()
         .unwrap();
     let expected = ManyRunsDone {
         matched: 3,
@@ -96,10 +96,10 @@ async fn the_oldest_of_several_statuses_come_first_and_only_so_many() {
     many.dry_run = true;
     let dry = f
         .store
-        .stop_many(many.clone(), Once::not_recorded())
+        .stop_many(many.clone(), Idempotent::not_recorded())
         .await
         .unwrap()
-        .fresh()
+        .executed()
         .unwrap();
     assert_eq!(dry.runs, [runs[0], runs[1], runs[3]]);
     assert!(dry.more && dry.changed == 0 && dry.matched == 3);
@@ -108,18 +108,18 @@ async fn the_oldest_of_several_statuses_come_first_and_only_so_many() {
     many.dry_run = false;
     let done = f
         .store
-        .stop_many(many, Once::not_recorded())
+        .stop_many(many, Idempotent::not_recorded())
         .await
         .unwrap()
-        .fresh()
+        .executed()
         .unwrap();
     assert_eq!((done.changed, done.more), (4, false));
     let failed = f
         .store
-        .retry_many(f.many(vec![Status::Failed]), Once::not_recorded())
+        .retry_many(f.many(vec![Status::Failed]), Idempotent::not_recorded())
         .await
         .unwrap()
-        .fresh()
+        .executed()
         .unwrap();
     assert_eq!(failed.runs, [runs[2]]);
 }

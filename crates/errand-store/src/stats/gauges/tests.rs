@@ -157,7 +157,7 @@ async fn the_store_knows_its_newest_moment_and_what_runs_have_written() {
     assert_eq!(f.store.newest_moment().await.unwrap(), Some(f.now));
     let make = async |at: Timestamp| {
         let id = f.ids.sandbox(at);
-        let once = crate::Once::not_recorded();
+        let once = crate::Idempotent::not_recorded();
         f.store
             .create_sandbox(f.team, id.clone(), at.plus_ms(1000), at, once)
             .await

@@ -20,9 +20,9 @@ fn new(f: &Fixture, team: TeamId, by: UserId, url: &str) -> NewWebhook {
 async fn make(f: &Fixture, url: &str) -> Webhook {
     let made = f
         .store
-        .create_webhook(new(f, f.team, f.owner, url), Once::not_recorded())
+        .create_webhook(new(f, f.team, f.owner, url), Idempotent::not_recorded())
         .await;
-    made.unwrap().fresh().unwrap()
+    made.unwrap().executed().unwrap()
 }
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn a_team_has_so_many_and_each_address_once() {
         .store
         .create_webhook(
             new(&f, f.team, f.owner, "https://example.com/more"),
-            Once::not_recorded(),
+            Idempotent::not_recorded(),
         )
         .await;
     assert!(
@@ -45,7 +45,7 @@ async fn a_team_has_so_many_and_each_address_once() {
     // Another team is counted separately, and may use the same address.
     let theirs = new(&f, f.other_team, f.other_owner, "https://example.com/0");
     f.store
-        .create_webhook(theirs, Once::not_recorded())
+        .create_webhook(theirs, Idempotent::not_recorded())
         .await
         .unwrap();
 }
@@ -63,13 +63,13 @@ async fn another_teams_webhook_is_not_there() {
     };
     missing(
         f.store
-            .change_webhook(other, id, change, now, Once::not_recorded())
+            .change_webhook(other, id, change, now, Idempotent::not_recorded())
             .await
             .map(drop),
     );
     missing(
         f.store
-            .delete_webhook(other, id, now, Once::not_recorded())
+            .delete_webhook(other, id, now, Idempotent::not_recorded())
             .await
             .map(drop),
     );
@@ -100,7 +100,7 @@ async fn what_a_deleted_webhook_was_owed_is_dropped_and_nothing_else() {
     assert!(is(&states(Some(webhook)).await, DeliveryState::Pending));
     assert_eq!(runs.audit(crate::AuditScope::All).await, []);
     store
-        .delete_webhook(team, webhook, runs.now, Once::not_recorded())
+        .delete_webhook(team, webhook, runs.now, Idempotent::not_recorded())
         .await
         .unwrap();
     assert!(is(&states(Some(webhook)).await, DeliveryState::Dropped));

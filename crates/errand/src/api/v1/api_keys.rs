@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use errand_core::id::ApiKeyId;
 use errand_core::time::Timestamp;
 use errand_store::model::{ApiKey, PageQuery};
-use errand_store::{Answer, NewApiKey, StoredAnswer};
+use errand_store::{NewApiKey, Outcome, StoredAnswer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -141,7 +141,7 @@ pub(crate) async fn create_api_key(
             .create_api_key(new, key.once(&caller, body.sha256, render_recorded))
             .await?
         {
-            Answer::Fresh(made) => {
+            Outcome::Executed(made) => {
                 let body = NewApiKeyResponse {
                     about: (&made).into(),
                     key: Some(secret.expose().to_owned()),
@@ -149,7 +149,7 @@ pub(crate) async fn create_api_key(
                 };
                 (StatusCode::CREATED, Answered(body)).into_response()
             }
-            Answer::Replayed(stored) => replayed(stored),
+            Outcome::Replayed(stored) => replayed(stored),
         },
     )
 }

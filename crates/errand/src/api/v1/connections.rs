@@ -548,7 +548,7 @@ pub(crate) async fn probe_connection(
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
     if let Some(idem) = key.idem(&caller, body.sha256)
-        && let Some(stored) = app.store.recall(idem, now).await?
+        && let Some(stored) = app.store.lookup_idempotent(idem, now).await?
     {
         return Ok(replayed(stored));
     }
@@ -561,7 +561,7 @@ pub(crate) async fn probe_connection(
         warnings: warnings_of(&connection),
     };
     let once = key.once(&caller, body.sha256, render_probed);
-    let answer = app.store.remember(found, once, now).await?;
+    let answer = app.store.record_idempotent(found, once, now).await?;
     Ok(response(answer, render_probed))
 }
 

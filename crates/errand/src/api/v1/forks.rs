@@ -64,7 +64,7 @@ pub(crate) async fn fork_run(
     let now = app.clock.now();
     let new = checked(&app, &caller, run, body.value)?;
     if let Some(idem) = key.idem(&caller, body.sha256)
-        && let Some(stored) = app.store.recall(idem, now).await?
+        && let Some(stored) = app.store.lookup_idempotent(idem, now).await?
     {
         return Ok(replayed(stored));
     }

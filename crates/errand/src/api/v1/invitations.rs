@@ -7,7 +7,7 @@ use errand_core::id::{InvitationId, UserId};
 use errand_core::limits::INVITATION_MS_DEFAULT;
 use errand_core::time::Timestamp;
 use errand_store::model::PageQuery;
-use errand_store::{Answer, Invitation, NewInvitation, StoredAnswer};
+use errand_store::{Invitation, NewInvitation, Outcome, StoredAnswer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -144,7 +144,7 @@ pub(crate) async fn create_invitation(
     };
     let once = key.once(&caller, body.sha256, render_recorded);
     Ok(match app.store.create_invitation(new, once).await? {
-        Answer::Fresh(made) => {
+        Outcome::Executed(made) => {
             let url = format!("{outer}/join/{}", token.expose());
             let body = NewInvitationResponse {
                 invitation: (&made).into(),
@@ -153,7 +153,7 @@ pub(crate) async fn create_invitation(
             };
             (StatusCode::CREATED, Answered(body)).into_response()
         }
-        Answer::Replayed(stored) => replayed(stored),
+        Outcome::Replayed(stored) => replayed(stored),
     })
 }
 

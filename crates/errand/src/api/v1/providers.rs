@@ -4,7 +4,7 @@ use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
 use errand_core::time::Timestamp;
-use errand_store::Once;
+use errand_store::Idempotent;
 use errand_store::model::ProviderRow;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -117,8 +117,11 @@ pub(crate) async fn put_provider(
         api_key,
     };
     let put = checked_provider(&app, new)?;
-    let row = app.store.put_provider(put, Once::not_recorded()).await?;
-    let provider = row.fresh()?;
+    let row = app
+        .store
+        .put_provider(put, Idempotent::not_recorded())
+        .await?;
+    let provider = row.executed()?;
     Ok(Answered(ProviderResponse {
         provider: provider.into(),
     }))

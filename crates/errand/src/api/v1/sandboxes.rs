@@ -6,7 +6,7 @@ use errand_core::id::SandboxId;
 use errand_core::time::Timestamp;
 use errand_sandbox::Charged;
 use errand_store::model::Sandbox;
-use errand_store::{Answer, StoredAnswer};
+use errand_store::{Outcome, StoredAnswer};
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -80,7 +80,7 @@ pub(crate) async fn delete_sandbox(
         .store
         .delete_sandbox(caller.team(), &sandbox, now, once)
         .await?;
-    if let Answer::Fresh(()) = answer {
+    if let Outcome::Executed(()) = answer {
         remove_files(&app, sandbox, row.as_ref().map(charged)).await;
     }
     Ok(response(answer, no_content))

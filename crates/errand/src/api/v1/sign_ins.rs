@@ -47,7 +47,7 @@ pub(crate) async fn authorize_connection(
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
     if let Some(idem) = key.idem(&caller, body.sha256)
-        && let Some(stored) = app.store.recall(idem, now).await?
+        && let Some(stored) = app.store.lookup_idempotent(idem, now).await?
     {
         return Ok(replayed(stored));
     }
@@ -62,7 +62,7 @@ pub(crate) async fn authorize_connection(
         expires_at: begun.ends,
     };
     let once = key.once(&caller, body.sha256, render_begun);
-    let answer = app.store.remember(begun, once, now).await?;
+    let answer = app.store.record_idempotent(begun, once, now).await?;
     Ok(response(answer, render_begun))
 }
 

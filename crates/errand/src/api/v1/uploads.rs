@@ -128,14 +128,14 @@ async fn finish(
     let now = app.clock.now();
     let digest = received.digest();
     if let Some(idem) = key.idem(caller, digest)
-        && let Some(stored) = app.store.recall(idem, now).await?
+        && let Some(stored) = app.store.lookup_idempotent(idem, now).await?
     {
         return Ok(replayed(stored));
     }
     let body = place(app, caller.team(), sandbox, received).await?;
     let answer = app
         .store
-        .remember(body, key.once(caller, digest, render), now)
+        .record_idempotent(body, key.once(caller, digest, render), now)
         .await?;
     Ok(response(answer, render))
 }
@@ -398,7 +398,7 @@ pub(crate) async fn create_upload_url(
     };
     let answer = app
         .store
-        .remember(url, key.once(&caller, body.sha256, render_url), now)
+        .record_idempotent(url, key.once(&caller, body.sha256, render_url), now)
         .await?;
     Ok(response(answer, render_url))
 }

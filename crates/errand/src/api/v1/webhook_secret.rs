@@ -4,7 +4,7 @@ use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use errand_core::time::Timestamp;
-use errand_store::{Answer, NewSecret, RetiredSecret, Rolled, StoredAnswer};
+use errand_store::{NewSecret, Outcome, RetiredSecret, Rolled, StoredAnswer};
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -83,8 +83,10 @@ pub(crate) async fn roll_webhook_secret(
     };
     let once = key.once(&caller, body.sha256, render_recorded);
     Ok(match app.store.roll_webhook_secret(new, once).await? {
-        Answer::Fresh(rolled) => Answered(rolled_response(&rolled, Some(secret))).into_response(),
-        Answer::Replayed(stored) => replayed(stored),
+        Outcome::Executed(rolled) => {
+            Answered(rolled_response(&rolled, Some(secret))).into_response()
+        }
+        Outcome::Replayed(stored) => replayed(stored),
     })
 }
 

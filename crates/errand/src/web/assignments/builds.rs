@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Redirect};
 use errand_core::id::{AgentId, BuildId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
 use errand_core::role::Permission;
-use errand_store::Once;
+use errand_store::Idempotent;
 use errand_store::model::{Build, BuildChange, BuildState, NewBuild, PageQuery};
 use maud::{Markup, html};
 use similar::{ChangeTag, TextDiff};
@@ -223,7 +223,7 @@ pub(in crate::web) async fn promote(
         ..BuildChange::default()
     };
     web.store
-        .update_build(team, build, promotion, by, Once::not_recorded())
+        .update_build(team, build, promotion, by, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to(&format!("/assignments/{id}/builds")).into_response())
 }
@@ -252,7 +252,7 @@ pub(in crate::web) async fn restore(
         warnings: Vec::new(),
     };
     web.store
-        .create_build(team, id, new, now, Once::not_recorded())
+        .create_build(team, id, new, now, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to(&format!("/assignments/{id}/builds")).into_response())
 }

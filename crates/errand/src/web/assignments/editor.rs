@@ -17,7 +17,7 @@ use errand_core::id::AgentId;
 use errand_core::limits::{CONFIG_BYTES_MAX, NAME_CHARS_MAX};
 use errand_core::policy;
 use errand_store::model::{NewAgent, NewBuild, PageQuery};
-use errand_store::{Connection, Once, StoreError};
+use errand_store::{Connection, Idempotent, StoreError};
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
@@ -112,7 +112,9 @@ pub(in crate::web) async fn create(
         now,
     };
     let id = agent.id;
-    web.store.create_agent(agent, Once::not_recorded()).await?;
+    web.store
+        .create_agent(agent, Idempotent::not_recorded())
+        .await?;
     Ok(Redirect::to(&format!("/assignments/{id}")).into_response())
 }
 
@@ -158,14 +160,14 @@ pub(in crate::web) async fn save(
                 id,
                 name,
                 (visitor.user_id(), now),
-                Once::not_recorded(),
+                Idempotent::not_recorded(),
             )
             .await?;
     }
     if build.is_none_or(|build| build.config != config) {
         let new = new_build(&web, &visitor, &sent, config);
         web.store
-            .create_build(team, id, new, now, Once::not_recorded())
+            .create_build(team, id, new, now, Idempotent::not_recorded())
             .await?;
     }
     Ok(Redirect::to(&format!("/assignments/{id}")).into_response())

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Json, Redirect, Response};
 use errand_core::id::{AgentId, SandboxId};
 use errand_core::path::SandboxPath;
 use errand_core::role::Permission;
-use errand_store::Once;
+use errand_store::Idempotent;
 use futures::TryStreamExt as _;
 use http::StatusCode;
 use http::header;
@@ -157,7 +157,7 @@ async fn sandbox_for(
             id.clone(),
             expires_at,
             now,
-            Once::not_recorded(),
+            Idempotent::not_recorded(),
         )
         .await?;
     *made = Some(id.clone());

@@ -5,7 +5,7 @@ use errand_core::id::{AgentId, RunId, SandboxId};
 use errand_core::run::RunSource;
 use errand_core::transcript::Body;
 use errand_store::model::PostMessage;
-use errand_store::{Once, Reach, StoreError};
+use errand_store::{Idempotent, Reach, StoreError};
 
 use super::to_run;
 use crate::usecase::start_run::{FirstMessage, NewRun, start_run};
@@ -37,7 +37,7 @@ pub(in crate::web) async fn message(
         now,
     };
     web.store
-        .post_message(message, Once::not_recorded())
+        .post_message(message, Idempotent::not_recorded())
         .await?;
     Ok(to_run(run))
 }
@@ -50,7 +50,7 @@ pub(in crate::web) async fn stop(
 ) -> Shown {
     let (team, by, now) = (visitor.team_id(), visitor.user_id(), web.clock.now());
     web.store
-        .stop(team, run, by, now, Once::not_recorded())
+        .stop(team, run, by, now, Idempotent::not_recorded())
         .await?;
     Ok(to_run(run))
 }
@@ -63,7 +63,7 @@ pub(in crate::web) async fn retry(
 ) -> Shown {
     let (team, by, now) = (visitor.team_id(), visitor.user_id(), web.clock.now());
     web.store
-        .retry(team, run, by, now, Once::not_recorded())
+        .retry(team, run, by, now, Idempotent::not_recorded())
         .await?;
     Ok(to_run(run))
 }
@@ -131,6 +131,6 @@ pub(in crate::web) async fn begin(
         by: visitor.user_id().into(),
         api_key: None,
     };
-    let started = start_run(web, new, Once::not_recorded()).await?;
-    Ok(RunId::from_stored(started.fresh()?.run.id))
+    let started = start_run(web, new, Idempotent::not_recorded()).await?;
+    Ok(RunId::from_stored(started.executed()?.run.id))
 }

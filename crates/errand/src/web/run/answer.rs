@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use errand_core::human::{Answer, Ask, HumanRequest, Question};
 use errand_core::id::{HumanRequestId, RunId};
 use errand_store::model::Respond;
-use errand_store::{FoundRequest, Once, StoreError};
+use errand_store::{FoundRequest, Idempotent, StoreError};
 use http::{HeaderMap, StatusCode};
 use maud::{Markup, html};
 use serde_json::{Map, Value};
@@ -79,7 +79,7 @@ async fn respond(
         by: visitor.user_id().into(),
         now: web.clock.now(),
     };
-    match web.store.respond(respond, Once::not_recorded()).await {
+    match web.store.respond(respond, Idempotent::not_recorded()).await {
         Ok(_) => Ok(Ok(())),
         Err(error) => Ok(Err(told(error.into())?)),
     }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use errand_core::id::{AgentId, BuildId, MessageId, RunId};
 use errand_core::run::RunSource;
 use errand_store::model::{Build, PageQuery, RunView};
-use errand_store::{Once, Reach, StoreError};
+use errand_store::{Idempotent, Reach, StoreError};
 use maud::{Markup, html};
 
 use super::transcript::{self, Calls, Context};
@@ -175,8 +175,8 @@ async fn try_fork(
         api_key: None,
         source: RunSource::Web,
     };
-    let made = fork_run(web, new, Once::not_recorded()).await?;
-    Ok(RunId::from_stored(made.fresh()?.run.id))
+    let made = fork_run(web, new, Idempotent::not_recorded()).await?;
+    Ok(RunId::from_stored(made.executed()?.run.id))
 }
 
 fn id_of<T: std::str::FromStr>(sent: &Fields, name: &str) -> Result<Option<T>, PageError> {

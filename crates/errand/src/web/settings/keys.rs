@@ -8,7 +8,7 @@ use errand_core::display::{is_name, one_line};
 use errand_core::id::{ApiKeyId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
 use errand_store::model::{ApiKey, PageQuery};
-use errand_store::{NewApiKey, Once};
+use errand_store::{Idempotent, NewApiKey};
 use http::Method;
 use maud::{Markup, html};
 
@@ -95,7 +95,9 @@ pub(in crate::web) async fn create(
         now,
     };
     let id = new.id.to_string();
-    web.store.create_api_key(new, Once::not_recorded()).await?;
+    web.store
+        .create_api_key(new, Idempotent::not_recorded())
+        .await?;
     web.shown_once()
         .keep(visitor.token_hash, &id, secret.expose(), now);
     Ok(Redirect::to(&format!("/settings/api-keys?created={id}")).into_response())
@@ -109,7 +111,7 @@ pub(in crate::web) async fn delete(
 ) -> Shown {
     let now = web.clock.now();
     web.store
-        .delete_api_key(visitor.team_id(), key, now, Once::not_recorded())
+        .delete_api_key(visitor.team_id(), key, now, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to("/settings/api-keys").into_response())
 }

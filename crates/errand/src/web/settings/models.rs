@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
 use errand_core::role::Permission;
 use errand_store::model::ProviderRow;
-use errand_store::{Once, UsageKey, UsageLine, UsageQuery};
+use errand_store::{Idempotent, UsageKey, UsageLine, UsageQuery};
 use maud::{Markup, html};
 
 use crate::http::path::{PathIds as _, ProviderName};
@@ -172,7 +172,9 @@ pub(in crate::web) async fn put(
             return render(&web, &visitor, &sent, Some(&wrong)).await;
         }
     };
-    web.store.put_provider(put, Once::not_recorded()).await?;
+    web.store
+        .put_provider(put, Idempotent::not_recorded())
+        .await?;
     Ok(Redirect::to("/settings/models").into_response())
 }
 
@@ -183,7 +185,12 @@ pub(in crate::web) async fn delete(
 ) -> Shown {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
-        .delete_provider(team, sent.get("name").to_owned(), now, Once::not_recorded())
+        .delete_provider(
+            team,
+            sent.get("name").to_owned(),
+            now,
+            Idempotent::not_recorded(),
+        )
         .await?;
     Ok(Redirect::to("/settings/models").into_response())
 }

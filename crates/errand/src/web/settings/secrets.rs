@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
 use errand_core::id::UserId;
 use errand_core::role::Permission;
-use errand_store::Once;
+use errand_store::Idempotent;
 use errand_store::model::PageQuery;
 use errand_store::{Secret, SetSecret};
 use maud::{Markup, html};
@@ -136,7 +136,9 @@ pub(in crate::web) async fn set(
         by: visitor.user_id(),
         now: web.clock.now(),
     };
-    web.store.set_secret(new, Once::not_recorded()).await?;
+    web.store
+        .set_secret(new, Idempotent::not_recorded())
+        .await?;
     Ok(Redirect::to("/settings/secrets").into_response())
 }
 
@@ -147,7 +149,12 @@ pub(in crate::web) async fn delete(
 ) -> Shown {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
-        .delete_secret(team, sent.get("name").to_owned(), now, Once::not_recorded())
+        .delete_secret(
+            team,
+            sent.get("name").to_owned(),
+            now,
+            Idempotent::not_recorded(),
+        )
         .await?;
     Ok(Redirect::to("/settings/secrets").into_response())
 }

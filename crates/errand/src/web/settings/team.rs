@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Redirect};
 use errand_core::id::{InvitationId, UserId};
 use errand_core::role::{Permission, Role};
 use errand_store::model::{ApiKey, PageQuery};
-use errand_store::{Invitation, Member, NewInvitation, OfMember, Once};
+use errand_store::{Idempotent, Invitation, Member, NewInvitation, OfMember};
 use http::Method;
 use maud::{Markup, html};
 
@@ -73,7 +73,11 @@ pub(in crate::web) async fn invite(
         now,
     };
     let id = new.id.to_string();
-    if let Err(error) = web.store.create_invitation(new, Once::not_recorded()).await {
+    if let Err(error) = web
+        .store
+        .create_invitation(new, Idempotent::not_recorded())
+        .await
+    {
         let told = Told {
             wrong: Some(told(error.into())?),
             sent,
@@ -94,7 +98,7 @@ pub(in crate::web) async fn take_back(
 ) -> Shown {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
-        .delete_invitation(team, invitation, now, Once::not_recorded())
+        .delete_invitation(team, invitation, now, Idempotent::not_recorded())
         .await?;
     Ok(Redirect::to("/settings/team").into_response())
 }
@@ -124,7 +128,7 @@ pub(in crate::web) async fn change_role(
     }
     let changed = web
         .store
-        .change_role(of(&visitor, user), role, Once::not_recorded())
+        .change_role(of(&visitor, user), role, Idempotent::not_recorded())
         .await;
     match changed {
         Ok(_) => Ok(Redirect::to("/settings/team").into_response()),
@@ -227,7 +231,7 @@ pub(in crate::web) async fn remove(
 ) -> Shown {
     let removed = web
         .store
-        .remove(of(&visitor, user), Once::not_recorded())
+        .remove(of(&visitor, user), Idempotent::not_recorded())
         .await;
     match removed {
         Ok(_) if user == visitor.user_id() => Ok(Redirect::to("/").into_response()),
