@@ -3,7 +3,7 @@
 use crate::wire_enum::wire_enum;
 
 wire_enum! {
-    /// What an event of a run's stream reports.
+    /// The kind of an event of a run's stream.
     EventKind {
         /// The run itself changed.
         RunUpdated = "run.updated",

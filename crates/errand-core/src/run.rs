@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire_enum::wire_enum;
 
 wire_enum! {
-    /// What a run that has not ended waits for, as in `waiting_on.kind`.
+    /// The reason why a run that has not ended waits, as in `waiting_on.kind`.
     WaitReason {
         /// A person's answer.
         Human = "human",

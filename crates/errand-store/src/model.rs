@@ -1,12 +1,12 @@
 //! The store's data as other crates see it: domain types instead of rows, words and JSON.
 
-use errand_core::content::Content;
-use errand_core::effective::CallerPolicies;
 use std::sync::Arc;
 
 use errand_core::author::By;
 use errand_core::budget::Used;
 use errand_core::config::{BadConfig, BuildConfig, Left};
+use errand_core::content::Content;
+use errand_core::effective::CallerPolicies;
 use errand_core::event::EventKind;
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
@@ -415,7 +415,7 @@ pub struct DrivenRun {
 pub enum StepEnd {
     /// The run continues with a model or tool call.
     Go {
-        /// What it waits for: its model or a tool.
+        /// The reason to wait: its model or a tool.
         doing: WaitReason,
         /// Name of the tool.
         who: Option<String>,

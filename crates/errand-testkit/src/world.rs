@@ -1,7 +1,6 @@
 //! The surroundings of an app in a crash test: clients that repeat their requests, an operator who restarts a server
 //! that died, and a person who settles calls in doubt.
 
-use errand_core::webhook::DeliveryState;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use errand_core::ledger::{DONE, IN_DOUBT_QUESTION, NOT_DONE};
 use errand_core::turn::Move;
+use errand_core::webhook::DeliveryState;
 use errand_store::{Fault, Trial};
 use http::Method;
 use serde_json::{Value, json};

@@ -1,12 +1,12 @@
 //! Durable steps per second, measured on the store itself.
 
-use errand_core::run::{RunSource, WaitReason};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use errand_core::id::{ClaimToken, IdGen, RunId, TeamId, UserId};
+use errand_core::run::{RunSource, WaitReason};
 use errand_core::transcript::{Body, NewEntry};
 use errand_engine::clock::Clock;
 use errand_store::model::{NewAgent, NewBuild, StartRun, StepCommit, StepEnd, Usage};

@@ -111,14 +111,13 @@ impl Runs {
         Self { f, agent, now }
     }
 
-    /// Starts a run with a message and webhooks, which is then queued.
-    pub(crate) async fn start(&self, sandbox: Option<&SandboxId>) -> RunId {
+    /// A run to start, with a message and webhooks.
+    pub(crate) async fn new_start(&self, sandbox: Option<&SandboxId>) -> StartRun {
         let f = &self.f;
-        let id = f.ids.run(self.now);
         let build = f.store.live_build(f.team, self.agent).await.unwrap();
-        let start = StartRun {
+        StartRun {
             team: f.team,
-            id,
+            id: f.ids.run(self.now),
             agent: self.agent,
             source: RunSource::Api,
             sandbox: sandbox.cloned(),
@@ -131,8 +130,15 @@ impl Runs {
             api_key: None,
             expected_build: Some(build.usable()),
             now: self.now,
-        };
-        f.store
+        }
+    }
+
+    /// Starts a run with a message and webhooks, which is then queued.
+    pub(crate) async fn start(&self, sandbox: Option<&SandboxId>) -> RunId {
+        let start = self.new_start(sandbox).await;
+        let id = start.id;
+        self.f
+            .store
             .start_run(start, Idempotent::not_recorded())
             .await
             .unwrap();

@@ -54,7 +54,7 @@ pub(crate) struct Closing<'a> {
     pub(crate) by: Option<&'a By>,
 }
 
-/// What a finished change leaves to its caller.
+/// The result of a finished change.
 #[must_use = "the follow-ups must be executed in the same transaction"]
 pub(crate) struct Finished {
     /// The appended entries.

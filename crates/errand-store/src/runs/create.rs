@@ -18,7 +18,7 @@ use crate::stats::counters;
 /// Maximum number of characters in a run's title.
 const TITLE_CHARS_MAX: usize = 80;
 
-/// A run to create. What is not named here begins at zero, or without a value.
+/// A run to create. All other columns begin at zero or without a value.
 pub(crate) struct NewRun<'a> {
     pub(crate) team: TeamId,
     pub(crate) id: RunId,

@@ -131,3 +131,6 @@ pub(crate) fn agent_named(conn: &Connection, team: TeamId, text: &str) -> Result
         .optional()?;
     Ok(found.map(|id| AgentId::from_stored(id.0)))
 }
+
+#[cfg(test)]
+mod tests;

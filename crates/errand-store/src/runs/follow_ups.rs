@@ -1,4 +1,4 @@
-//! What a change of one run requires of other runs.
+//! Follow-ups: changes of other runs that a change of one run requires.
 //!
 //! [`Change`](super::change::Change) only records follow-ups. [`settle`](super::settle) executes them, in the same
 //! transaction, after the row of the run that caused them is written. So a follow-up always finds that run in its new

@@ -194,7 +194,7 @@ fn update(columns: &[&str]) -> String {
     )
 }
 
-/// What a change must know of the row as it is stored.
+/// The part of the stored row that an UPDATE depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AsStored {
     indexed: IndexedColumns,

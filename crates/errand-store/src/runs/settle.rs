@@ -137,3 +137,6 @@ fn next_for_sandbox(tx: &Tx<'_>, sandbox: &str, released_by: RunId) -> Result<Op
         .optional()?;
     Ok(next.map(|id| RunId::from_stored(id.0)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,12 @@
 //! Clients that start runs, send messages, answer, stop and retry; that lose responses, and then repeat their requests.
 
-use errand_core::run::RunSource;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use errand_core::human::{Answer as HumanAnswer, Ask, HumanRequest};
 use errand_core::id::{HumanRequestId, IdGen, RunId, SandboxId};
 use errand_core::ledger::NOT_DONE;
 use errand_core::limits::IDEMPOTENCY_TTL_MS;
+use errand_core::run::RunSource;
 use errand_core::time::Timestamp;
 use errand_core::wire::{AnsweredRequestBody, MessageBody};
 use errand_store::model::{PostMessage, Respond, RunView, StartRun};

@@ -3,15 +3,15 @@
 //! Some are checked at the moment when something happens (a call begins, an answer is received, a webhook arrives), the
 //! others when faults have stopped and everything has come to rest.
 
-use errand_core::event::EventKind;
-use errand_core::webhook::DeliveryState;
 use std::collections::{BTreeMap, BTreeSet};
 
+use errand_core::event::EventKind;
 use errand_core::id::{HumanRequestId, RunId};
 use errand_core::policy;
 use errand_core::retry::WEBHOOK_RETRY_WINDOW_MS;
 use errand_core::run::{Event, Status, apply};
 use errand_core::time::Timestamp;
+use errand_core::webhook::DeliveryState;
 use errand_core::wire::MessageBody;
 use errand_store::model::{DeliveryRow, EventRow, RunView};
 use errand_store::{AuditScope, Store};

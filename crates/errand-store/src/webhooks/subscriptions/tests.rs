@@ -95,7 +95,7 @@ async fn what_a_deleted_webhook_was_owed_is_dropped_and_nothing_else() {
         of.map(|row| row.state).collect::<Vec<_>>()
     };
     let is = |states: &[DeliveryState], state: DeliveryState| {
-        !states.is_empty() && states.iter().all(|found| found == state)
+        !states.is_empty() && states.iter().all(|found| *found == state)
     };
     assert!(is(&states(Some(webhook)).await, DeliveryState::Pending));
     assert_eq!(runs.audit(crate::AuditScope::All).await, []);
