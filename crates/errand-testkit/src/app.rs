@@ -535,6 +535,21 @@ impl TestApp {
         reply["run"]["id"].as_str().unwrap().to_owned()
     }
 
+    /// Stops a run.
+    pub async fn stop_run(&self, team: &Team, run: &str) {
+        let path = format!("/v1/runs/{run}/stop");
+        self.post(&team.key, &path, json!({})).await.expect(200);
+    }
+
+    /// Answers the pending request of a run. `answer`: the body, such as `{"approved": true}`.
+    pub async fn answer(&self, team: &Team, run: &str, answer: Value) {
+        let got = self.get_run(team, run).await;
+        let request = got["pending_human_request"]["id"].as_str();
+        let request = request.unwrap_or_else(|| panic!("no request is pending: {got}"));
+        let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
+        self.post(&team.key, &path, answer).await.expect(200);
+    }
+
     /// A run as `GET` returns it: `{run, pending_human_request}`.
     pub async fn get_run(&self, team: &Team, run: &str) -> Value {
         self.get(&team.key, &format!("/v1/runs/{run}"))

@@ -18,6 +18,7 @@
 mod app;
 mod contract;
 mod crash;
+mod held;
 pub mod providers;
 mod script;
 pub mod sim;
@@ -29,6 +30,7 @@ mod world;
 pub use app::{Prepared, Reply, Team, TestApp, TestOptions};
 pub use contract::Contract;
 pub use crash::{CrashPoints, Plan, fail_everywhere};
+pub use held::{Held, HeldRun, payment};
 pub use script::{Gate, ScriptedModel};
 pub use sink::{Received, WebhookSink};
 pub use sound::{assert_sound, assert_well_formed};

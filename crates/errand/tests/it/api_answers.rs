@@ -341,9 +341,7 @@ async fn a_closed_request_accepts_no_answer() {
     .await;
 
     let (run, request) = waiting(&app, &team).await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     app.settle().await;
     all_refused(
         &app,

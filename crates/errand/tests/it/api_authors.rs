@@ -89,9 +89,7 @@ async fn events_and_deliveries_have_the_author() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, _) = asking(&app, &team).await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     app.settle().await;
     let stream = app.get(&team.key, &format!("/v1/runs/{run}/events")).await;
     let text = String::from_utf8(stream.bytes.to_vec()).unwrap();

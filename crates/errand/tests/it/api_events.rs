@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use errand_testkit::{Gate, ScriptedModel, Team, TestApp};
+use errand_testkit::{Held, Team, TestApp};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
@@ -138,10 +138,7 @@ fn assert_tells(item: &Item, run: &str, object: &Value) {
 /// A run that waited for an approval, received it, and ended.
 async fn ended(app: &TestApp, team: &Team) -> String {
     let (run, request) = waiting(app, team).await;
-    let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(team, &run, json!({"approved": true})).await;
     app.settle().await;
     run
 }
@@ -207,13 +204,7 @@ async fn a_stream_tells_the_whole_of_an_ended_run_and_closes() {
 async fn events_come_as_they_happen() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("held", vec![]);
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("held", json!({})))
-        .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).started().await;
     let mut stream = open(&app, &team.key, &run, None).await;
     let first = stream.next().await.unwrap();
     assert_eq!(
@@ -385,10 +376,7 @@ async fn two_streams_of_a_run_tell_the_same() {
     ];
     let known = streams[0].take(2).await;
     assert_eq!(streams[1].take(2).await, known);
-    let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(&team, &run, json!({"approved": true})).await;
     let [one, two] = streams;
     let (one, two) = (one.rest().await, two.rest().await);
     assert_eq!(one, two);
@@ -412,10 +400,7 @@ async fn a_crash_leaves_the_numbers_as_they_are() {
     app.crash().await;
     drop(stream);
     let mut stream = open(&app, &team.key, &run, ids(&known).last().copied()).await;
-    let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(&team, &run, json!({"approved": true})).await;
     known.push(stream.next().await.unwrap());
     known.extend(stream.rest().await);
     assert_eq!(
@@ -482,10 +467,7 @@ async fn revoking_the_key_closes_its_streams_at_once() {
         !kinds(&rest).contains(&"end"),
         "the run has not ended: {rest:?}"
     );
-    let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(&team, &run, json!({"approved": true})).await;
     assert_eq!(
         other.rest().await.last().unwrap().kind,
         "end",
@@ -508,10 +490,7 @@ async fn a_stream_closes_when_the_creator_of_its_key_is_removed() {
         .remove_member(team.id, user, errand_core::role::Role::Owner)
         .await
         .unwrap();
-    let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(&team, &run, json!({"approved": true})).await;
     let rest = stream.rest().await;
     assert!(
         rest.iter()

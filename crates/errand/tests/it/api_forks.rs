@@ -27,14 +27,7 @@ async fn waiting(app: &TestApp, team: &Team) -> (String, String) {
 }
 
 async fn approve(app: &TestApp, team: &Team, run: &str, approved: bool) {
-    let request = app.get_run(team, run).await["pending_human_request"]["id"].clone();
-    let path = format!(
-        "/v1/runs/{run}/human-requests/{}/respond",
-        request.as_str().unwrap()
-    );
-    app.post(&team.key, &path, json!({"approved": approved}))
-        .await
-        .expect(200);
+    app.answer(team, run, json!({"approved": approved})).await;
     app.settle().await;
 }
 

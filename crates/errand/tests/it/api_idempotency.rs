@@ -377,9 +377,7 @@ async fn a_refusal_is_not_kept() {
     post(&app, &team.key, "/v1/runs", &body, "c")
         .await
         .error(409);
-    app.post(&team.key, &format!("/v1/runs/{holder}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &holder).await;
     app.settle().await;
     post(&app, &team.key, "/v1/runs", &body, "c")
         .await

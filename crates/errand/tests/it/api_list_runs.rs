@@ -72,9 +72,7 @@ async fn parameters_of_the_hosted_product_match_what_they_can() {
     }
     app.settle().await;
     let stopped = app.run(&team, json!({"agent_id": asks})).await;
-    app.post(&team.key, &format!("/v1/runs/{stopped}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &stopped).await;
     app.settle().await;
     let nobody = "0198f2a4-7c1e-7000-8000-000000000001";
     let owner = format!("user_id={}", team.owner);

@@ -249,9 +249,7 @@ async fn a_resumed_run_goes_on_with_what_it_had() {
         .run(&team, json!({"agent_id": agent, "message": "go"}))
         .await;
     app.settle().await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     let stopped = app.get_run(&team, &run).await["run"].clone();
     assert!(stopped["completed_at"].is_string());
     app.clock().advance(Duration::from_secs(5));

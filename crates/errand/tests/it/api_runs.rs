@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use errand_core::time::Timestamp;
-use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
+use errand_testkit::{Gate, Held, Team, TestApp, TestOptions, WebhookSink};
 use serde_json::{Value, json};
 
 /// An ID that does not exist.
@@ -64,15 +64,14 @@ pub(crate) async fn in_every_state(
     let stop = format!("/v1/runs/{interrupted}/stop");
     app.post(&team.key, &stop, json!({})).await.expect(200);
 
-    let gate = Gate::default();
-    app.model.add("held", vec![]);
-    app.model.hold_at(&gate);
-    let held = app
-        .agent(team, ScriptedModel::config("held", json!({})))
-        .await;
-    let starting = app.run(team, json!({"agent_id": held})).await;
-    gate.arrival().await;
-    let pending = app.run(team, json!({"agent_id": held})).await;
+    let held = app.thinking_run(team).held().await;
+    let Held {
+        run: starting,
+        gate,
+        body,
+        ..
+    } = held;
+    let pending = app.run(team, body).await;
 
     let runs = vec![
         ("completed", completed),
@@ -184,11 +183,7 @@ async fn a_start_takes_every_documented_field() {
     app.settle().await;
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["sandbox_id"], created["sandbox_id"]);
-    let request = got["pending_human_request"]["id"].as_str().unwrap();
-    let respond = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &respond, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(&team, &run, json!({"approved": true})).await;
     app.settle().await;
     let messages = app.messages(&team, &run).await;
     assert_eq!(messages[0]["text_content"], "hello");
@@ -443,9 +438,7 @@ async fn a_sandbox_in_use_refuses_a_start_and_lets_a_message_wait() {
     assert_eq!(got["run"]["status"], "pending");
     assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox");
 
-    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &second).await;
     app.settle().await;
     assert_eq!(app.status(&team, &first).await, "completed");
     let messages = app.messages(&team, &first).await;
@@ -680,9 +673,7 @@ async fn a_stop_interrupts_active_runs_only() {
         assert_eq!(got["run"]["waiting_on"], Value::Null);
         assert_eq!(got["pending_human_request"], Value::Null);
         let after = seen(&app, &team, run).await;
-        app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-            .await
-            .expect(200);
+        app.stop_run(&team, &run).await;
         assert_eq!(
             seen(&app, &team, run).await,
             after,

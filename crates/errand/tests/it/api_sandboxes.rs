@@ -340,9 +340,7 @@ async fn a_sandbox_is_not_deleted_under_a_run() {
         .await;
     assert_eq!(second.error(409).0, "conflict");
     assert_eq!(app.get(&team.key, "/v1/runs").await.expect(200)["total"], 1);
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     app.settle().await;
     let deleted = app.delete(&team.key, &path).await;
     assert_eq!((deleted.status, deleted.bytes.len()), (204, 0));
@@ -412,9 +410,7 @@ async fn a_message_to_a_run_whose_sandbox_is_taken_waits_for_it() {
     app.upload(&team.key, &sandbox, "a", "uploads are always allowed")
         .await
         .expect(201);
-    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &second).await;
     app.settle().await;
     assert_eq!(app.status(&team, &first).await, "completed");
     assert_eq!(
@@ -496,17 +492,7 @@ async fn a_sandbox_expires_only_without_an_active_run() {
         "mine",
         "a run that waits keeps its sandbox"
     );
-    let request = app.get_run(&team, &run).await["pending_human_request"]["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/human-requests/{request}/respond"),
-        json!({"approved": true}),
-    )
-    .await
-    .expect(200);
+    app.answer(&team, &run, json!({"approved": true})).await;
     app.settle().await;
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["status"], "completed", "{got:#}");

@@ -179,13 +179,8 @@ async fn open_requests_are_listed_until_they_are_answered() {
         (&json!([two]), &json!(2))
     );
     let request = one["human_request"]["id"].as_str().unwrap();
-    let path = format!("/v1/runs/{first}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
-    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.answer(&team, &first, json!({"approved": true})).await;
+    app.stop_run(&team, &second).await;
     let listed = app.get(&team.key, "/v1/human-requests").await.expect(200);
     assert_eq!(
         (&listed["human_requests"], &listed["total"]),

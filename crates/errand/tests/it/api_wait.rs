@@ -4,24 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use errand_core::turn::Move;
-use errand_testkit::{Gate, Reply, ScriptedModel, Team, TestApp};
+use errand_testkit::{Held, Reply, Team, TestApp};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-
-/// A run that is held in its model, and its gate.
-async fn held(app: &TestApp, team: &Team) -> (String, Gate) {
-    let gate = Gate::default();
-    app.model.add("held", vec![]);
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(team, ScriptedModel::config("held", json!({})))
-        .await;
-    let run = app.run(team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
-    (run, gate)
-}
 
 /// Requests a run and waits, in a separate task. The request watches the run when this returns.
 async fn asking(
@@ -72,9 +59,7 @@ async fn a_run_that_has_ended_or_asks_is_answered_at_once() {
     let got = app.get(&team.key, &path).await.expect(200);
     assert_eq!(got["run"]["status"], "waiting");
     assert_eq!(got["pending_human_request"]["title"], "Pay?");
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     let got = app.get(&team.key, &path).await.expect(200);
     assert_eq!(got["run"]["status"], "interrupted");
     assert_eq!(got, app.get_run(&team, &run).await);
@@ -85,7 +70,7 @@ async fn a_run_that_has_ended_or_asks_is_answered_at_once() {
 async fn the_answer_comes_when_the_run_ends() {
     let app = Arc::new(TestApp::start().await);
     let team = app.team("acme").await;
-    let (run, gate) = held(&app, &team).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     let asked = asking(&app, &team.key, &run, 60).await;
     let second = asking(&app, &team.key, &run, 60).await;
     gate.open();
@@ -102,7 +87,6 @@ async fn the_answer_comes_when_the_run_ends() {
 async fn a_waiting_call_returns_when_the_run_asks() {
     let app = Arc::new(TestApp::start().await);
     let team = app.team("acme").await;
-    let gate = Gate::default();
     let say = || {
         vec![Move::Say {
             text: "still at it".to_owned(),
@@ -113,13 +97,8 @@ async fn a_waiting_call_returns_when_the_run_asks() {
         name: "request_approval".to_owned(),
         arguments: json!({"title": "Pay?"}).as_object().unwrap().clone(),
     }];
-    app.model.add("asks", vec![say(), say(), ask]);
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("asks", json!({})))
-        .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let turns = vec![say(), say(), ask];
+    let Held { run, gate, .. } = app.thinking_run(&team).turns(turns).held().await;
     let asked = asking(&app, &team.key, &run, 60).await;
     for _ in 0..2 {
         gate.open();
@@ -137,7 +116,7 @@ async fn a_waiting_call_returns_when_the_run_asks() {
 async fn a_waiting_call_times_out_with_the_current_run() {
     let app = Arc::new(TestApp::start().await);
     let team = app.team("acme").await;
-    let (run, gate) = held(&app, &team).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     let asked = asking(&app, &team.key, &run, 30).await;
     app.clock().advance(Duration::from_secs(29));
     tokio::task::yield_now().await;
@@ -163,7 +142,7 @@ async fn a_waiting_call_times_out_with_the_current_run() {
 async fn wait_refuses_bad_values_and_other_teams_runs() {
     let app = TestApp::start().await;
     let (team, other) = (app.team("acme").await, app.team("other").await);
-    let (run, gate) = held(&app, &team).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     for bad in ["61", "-1", "1.5", "x", "", "1&wait_s=1"] {
         let (code, message) = app
             .get(&team.key, &format!("/v1/runs/{run}?wait_s={bad}"))
@@ -191,7 +170,7 @@ async fn wait_refuses_bad_values_and_other_teams_runs() {
 async fn a_client_that_goes_away_leaves_nothing_behind() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let (run, gate) = held(&app, &team).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     let address = app.url().trim_start_matches("http://").to_owned();
     let mut client = TcpStream::connect(&address).await.unwrap();
     let request = format!(
@@ -212,7 +191,7 @@ async fn a_client_that_goes_away_leaves_nothing_behind() {
 async fn a_server_that_stops_answers_at_once() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let (run, gate) = held(&app, &team).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     let router = app.app().router();
     let request = http::Request::get(format!("/v1/runs/{run}?wait_s=60"))
         .header("authorization", format!("Bearer {}", team.key))

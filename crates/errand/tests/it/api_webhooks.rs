@@ -226,10 +226,7 @@ async fn an_event_is_sent_once_to_each_subscribed_url() {
     let own = WebhookSink::start().await;
     let waiting = run(&app, &team, asks(), json!({"webhook_url": own.url()})).await;
     let request = app.get_run(&team, &waiting).await["pending_human_request"].clone();
-    let path = format!("/v1/runs/{waiting}/human-requests/{}/respond", id(&request));
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(&team, &waiting, json!({"approved": true})).await;
     app.settle().await;
     let both = ["human_request", "run_completed"];
     assert_eq!(all.events(), both);

@@ -63,11 +63,7 @@ async fn a_run_waits_for_its_child_and_uses_its_last_message() {
     let got = app.get_run(&team, &run).await;
     let request = &got["pending_human_request"];
     assert_eq!(request["title"], "Go on?", "{got}");
-    let id = request["id"].as_str().unwrap();
-    let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
-    app.post(&team.key, &path, json!({"approved": true}))
-        .await
-        .expect(200);
+    app.answer(&team, &run, json!({"approved": true})).await;
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "completed");
     let text = said(&app, &team, &run).await;
@@ -94,9 +90,7 @@ async fn stopping_a_run_stops_what_it_waits_for() {
     // Two levels below: the request of the lowest run appears at the top.
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["pending_human_request"]["title"], "Go on?");
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     app.settle().await;
     for agent in [&second, &third] {
         assert_eq!(
@@ -113,9 +107,7 @@ async fn stopping_a_run_stops_what_it_waits_for() {
         .as_str()
         .unwrap()
         .to_owned();
-    app.post(&team.key, &format!("/v1/runs/{below}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &below).await;
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "completed");
     assert!(said(&app, &team, &run).await.contains("child_stopped"));
@@ -245,9 +237,7 @@ async fn a_stop_does_not_claim_that_a_child_never_ran() {
         .await;
     app.settle().await;
     let below = children(&app, &team, &child).await[0]["id"].clone();
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     app.settle().await;
     let told = result_of_the_call(&app, &team, &run).await;
     assert!(
@@ -340,9 +330,7 @@ async fn a_caller_with_a_result_does_not_stop_its_child() {
         .post(&team.key, &path, json!({"message": "More."}))
         .await;
     reply.expect(201);
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     app.settle().await;
     assert_eq!(app.status(&team, &below).await, "completed");
     app.finish().await;

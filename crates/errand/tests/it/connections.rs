@@ -232,12 +232,7 @@ async fn results(app: &TestApp, team: &Team, run: &str) -> Vec<Value> {
 
 /// Answers the open request.
 pub(crate) async fn respond(app: &TestApp, team: &Team, run: &str, answer: Value) {
-    let got = app.get_run(team, run).await;
-    let id = got["pending_human_request"]["id"]
-        .as_str()
-        .unwrap_or_else(|| panic!("a request is pending: {got}"));
-    let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
-    app.post(&team.key, &path, answer).await.expect(200);
+    app.answer(team, run, answer).await;
     app.settle().await;
 }
 

@@ -214,9 +214,7 @@ async fn a_program_that_does_not_read_delays_only_its_call() {
     let agent = agent(&app, &team, &id, steps).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     until_there(&server.log().with_extension("stopped")).await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     // All runs share one slot, which is freed although the call cannot even be canceled.
     let plain = app.playbook(&team, json!([{"finish": "done"}])).await;
     let next = app.run(&team, json!({"agent_id": plain})).await;

@@ -2,32 +2,16 @@
 
 use std::time::Duration;
 
-use errand_core::turn::Move;
-use errand_testkit::{Gate, ScriptedModel, TestApp, WebhookSink};
+use errand_testkit::{Held, TestApp, WebhookSink};
 use serde_json::json;
 
 use crate::engine_life::assert_well_formed;
-
-fn pay() -> Vec<Vec<Move>> {
-    vec![vec![Move::Call {
-        id: None,
-        name: "run_command".into(),
-        arguments: json!({"eur": 7}).as_object().unwrap().clone(),
-    }]]
-}
 
 #[tokio::test]
 async fn a_run_that_was_at_work_goes_on() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("slow", vec![]);
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("slow", json!({})))
-        .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     app.crash().await;
     gate.arrival().await;
     gate.open();
@@ -41,14 +25,7 @@ async fn a_call_in_doubt_asks_a_person_and_is_never_repeated() {
     for (answer, begun) in [("done", 1), ("skip", 1), ("not done, run it", 2)] {
         let mut app = TestApp::start().await;
         let team = app.team("acme").await;
-        let gate = Gate::default();
-        app.model.add("pay", pay());
-        app.payment.hold_at(Some(&gate));
-        let agent = app
-            .agent(&team, ScriptedModel::config("pay", json!({})))
-            .await;
-        let run = app.run(&team, json!({"agent_id": agent})).await;
-        gate.arrival().await;
+        let run = app.paying_run(&team).held().await.run;
         app.crash().await;
         app.payment.hold_at(None);
         app.settle().await;
@@ -57,13 +34,8 @@ async fn a_call_in_doubt_asks_a_person_and_is_never_repeated() {
         assert_eq!(pending["type"], "question");
         assert_eq!(pending["tool_call"]["arguments"], json!({"eur": 7}));
         let question = pending["questions"][0]["question"].as_str().unwrap();
-        let path = format!(
-            "/v1/runs/{run}/human-requests/{}/respond",
-            pending["id"].as_str().unwrap()
-        );
-        app.post(&team.key, &path, json!({"answers": {question: answer}}))
-            .await
-            .expect(200);
+        app.answer(&team, &run, json!({"answers": {question: answer}}))
+            .await;
         app.settle().await;
         assert_eq!(app.payment.begun(), begun, "{answer}");
         assert_eq!(app.status(&team, &run).await, "completed");
@@ -143,9 +115,7 @@ async fn a_sandbox_serves_one_run_at_a_time() {
         "conflict"
     );
     app.settle().await;
-    app.post(&team.key, &format!("/v1/runs/{first}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &first).await;
     let second = app.run(&team, body).await;
     app.settle().await;
     // The resume of the first run is stored, and waits for the sandbox.
@@ -160,9 +130,7 @@ async fn a_sandbox_serves_one_run_at_a_time() {
     let got = app.get_run(&team, &first).await;
     assert_eq!(got["run"]["status"], "pending");
     assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox");
-    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &second).await;
     app.settle().await;
     assert_eq!(app.status(&team, &first).await, "waiting");
     app.finish().await;
@@ -201,20 +169,11 @@ async fn a_stop_at_any_moment_gives_the_sandbox_back() {
 async fn a_resumed_run_waits_for_its_old_driver_to_leave() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("pay", pay());
-    app.payment.hold_at(Some(&gate));
-    let agent = app
-        .agent(&team, ScriptedModel::config("pay", json!({})))
-        .await;
-    let sandbox = app.sandbox(&team).await;
-    let run = app
-        .run(&team, json!({"agent_id": agent, "sandbox_id": sandbox}))
-        .await;
-    gate.arrival().await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    let held = app.paying_run(&team).in_sandbox().held().await;
+    let Held {
+        run, gate, body, ..
+    } = held;
+    app.stop_run(&team, &run).await;
     let go_on = json!({"message": "go on"});
     app.post(&team.key, &format!("/v1/runs/{run}/messages"), go_on)
         .await
@@ -223,12 +182,8 @@ async fn a_resumed_run_waits_for_its_old_driver_to_leave() {
     assert_eq!(got["run"]["status"], "pending");
     assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox");
     // Stopped again while it waits: the sandbox still belongs to the active driver.
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
-    let other = app
-        .run(&team, json!({"agent_id": agent, "sandbox_id": sandbox}))
-        .await;
+    app.stop_run(&team, &run).await;
+    let other = app.run(&team, body).await;
     assert_eq!(
         app.get_run(&team, &other).await["run"]["waiting_on"]["kind"],
         "sandbox"
@@ -247,14 +202,7 @@ async fn a_step_that_outlasts_the_grace_is_cut_off_and_settled_later() {
     app.set("ERRAND_SERVER__SHUTDOWN_GRACE_S", "1");
     app.stop_and_start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("pay", pay());
-    app.payment.hold_at(Some(&gate));
-    let agent = app
-        .agent(&team, ScriptedModel::config("pay", json!({})))
-        .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let run = app.paying_run(&team).held().await.run;
     app.stop_and_start().await;
     app.settle().await;
     let got = app.get_run(&team, &run).await;
@@ -270,19 +218,11 @@ async fn a_step_that_outlasts_the_grace_is_cut_off_and_settled_later() {
 async fn a_crash_while_a_driver_leaves_gives_the_sandbox_back() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("pay", pay());
-    app.payment.hold_at(Some(&gate));
-    let agent = app
-        .agent(&team, ScriptedModel::config("pay", json!({})))
-        .await;
-    let sandbox = app.sandbox(&team).await;
-    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
-    let stopped = app.run(&team, body.clone()).await;
-    gate.arrival().await;
-    app.post(&team.key, &format!("/v1/runs/{stopped}/stop"), json!({}))
-        .await
-        .expect(200);
+    let held = app.paying_run(&team).in_sandbox().held().await;
+    let Held {
+        run: stopped, body, ..
+    } = held;
+    app.stop_run(&team, &stopped).await;
     let waiting = app.run(&team, body).await;
     assert_eq!(
         app.get_run(&team, &waiting).await["run"]["waiting_on"]["kind"],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use errand_core::turn::Move;
 pub(crate) use errand_testkit::assert_well_formed;
-use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
+use errand_testkit::{Gate, Held, ScriptedModel, Team, TestApp, TestOptions, WebhookSink, payment};
 use serde_json::{Value, json};
 
 fn kinds(messages: &[Value]) -> Vec<&str> {
@@ -255,26 +255,12 @@ async fn a_message_to_a_failed_run_is_kept_and_a_retry_goes_on() {
 async fn a_message_during_the_last_model_call_is_answered() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add(
-        "one",
-        vec![
-            vec![Move::Finish {
-                text: "first".into(),
-            }],
-            vec![Move::Finish {
-                text: "second".into(),
-            }],
-        ],
-    );
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("one", json!({})))
-        .await;
-    let run = app
-        .run(&team, json!({"agent_id": agent, "message": "hello"}))
-        .await;
-    gate.arrival().await;
+    let finish = |text: &str| vec![Move::Finish { text: text.into() }];
+    let held = app
+        .thinking_run(&team)
+        .turns(vec![finish("first"), finish("second")])
+        .field("message", "hello");
+    let Held { run, gate, .. } = held.held().await;
     app.post(
         &team.key,
         &format!("/v1/runs/{run}/messages"),
@@ -305,20 +291,8 @@ async fn a_message_during_the_last_model_call_is_answered() {
 async fn a_stop_closes_a_tool_call_and_keeps_its_late_outcome() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.payment.hold_at(Some(&gate));
-    app.model.add(
-        "pay",
-        vec![vec![
-            call("run_command", json!({"eur": 1})),
-            call("run_command", json!({"eur": 2})),
-        ]],
-    );
-    let agent = app
-        .agent(&team, ScriptedModel::config("pay", json!({})))
-        .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let both = vec![vec![payment(1), payment(2)]];
+    let Held { run, gate, .. } = app.paying_run(&team).turns(both).held().await;
     let stopped = app
         .post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
         .await
@@ -368,13 +342,7 @@ async fn only_the_exact_approved_call_runs() {
         assert_eq!(pending["type"], "approval");
         assert_eq!(pending["tool_call"]["arguments"], json!({"eur": 40}));
         assert_eq!(app.payment.begun(), 0);
-        let path = format!(
-            "/v1/runs/{run}/human-requests/{}/respond",
-            pending["id"].as_str().unwrap()
-        );
-        app.post(&team.key, &path, json!({"approved": approved}))
-            .await
-            .expect(200);
+        app.answer(&team, &run, json!({"approved": approved})).await;
         app.settle().await;
         assert_eq!(app.payment.begun(), begun);
         assert_eq!(app.status(&team, &run).await, "completed");
@@ -438,13 +406,8 @@ async fn requests_expire_as_the_build_says() {
 async fn active_time_is_limited_independently_of_the_driver() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("slow", vec![]);
-    app.model.hold_at(&gate);
     let data = json!({"limits": {"seconds": 60}, "human_in_the_loop": false});
-    let agent = app.agent(&team, ScriptedModel::config("slow", data)).await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let run = app.thinking_run(&team).build(data).held().await.run;
     app.advance(Duration::from_secs(61)).await;
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["status"], "failed");

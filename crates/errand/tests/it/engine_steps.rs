@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use errand_core::time::Timestamp;
 use errand_core::turn::Move;
-use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions};
+use errand_testkit::{Gate, Held, ScriptedModel, Team, TestApp, TestOptions, payment};
 use serde_json::{Value, json};
 
 const LIMIT_S: u64 = 3600;
@@ -28,14 +28,6 @@ async fn ended(app: &TestApp, team: &Team, run: &str) -> Value {
     got["run"].clone()
 }
 
-fn pay() -> Move {
-    Move::Call {
-        id: None,
-        name: "run_command".to_owned(),
-        arguments: json!({"eur": 1}).as_object().unwrap().clone(),
-    }
-}
-
 fn errors(messages: &[Value]) -> Vec<&str> {
     let error = |m: &'_ Value| m["tool_result"]["error"].is_string();
     messages
@@ -49,13 +41,8 @@ fn errors(messages: &[Value]) -> Vec<&str> {
 async fn a_model_that_hangs_ends_its_run_and_a_retry_goes_on() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("hangs", vec![]);
-    app.model.hold_at(&gate);
-    let config = ScriptedModel::config("hangs", json!({"limits": {"seconds": 86_400}}));
-    let agent = app.agent(&team, config).await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let day = json!({"limits": {"seconds": 86_400}});
+    let Held { run, gate, .. } = app.thinking_run(&team).build(day).held().await;
     let waits = app.get_run(&team, &run).await["run"]["waiting_on"].clone();
     assert_eq!(
         moment(&waits["deadline"]),
@@ -91,16 +78,11 @@ async fn a_model_that_hangs_ends_its_run_and_a_retry_goes_on() {
 async fn a_hanging_tool_fails_its_run_and_keeps_the_sandbox() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.payment.hold_at(Some(&gate));
-    app.model.add("pays", vec![vec![pay(), pay()]]);
-    let agent = app
-        .agent(&team, ScriptedModel::config("pays", json!({})))
-        .await;
-    let sandbox = app.sandbox(&team).await;
-    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
-    let run = app.run(&team, body.clone()).await;
-    gate.arrival().await;
+    let twice = vec![vec![payment(1), payment(1)]];
+    let held = app.paying_run(&team).turns(twice).in_sandbox();
+    let Held {
+        run, gate, body, ..
+    } = held.held().await;
     app.clock().advance(seconds(LIMIT_S));
     let got = ended(&app, &team, &run).await;
     assert_eq!(got["error"]["code"], "step_timeout");
@@ -130,18 +112,13 @@ async fn a_hanging_tool_fails_its_run_and_keeps_the_sandbox() {
 async fn many_short_steps_may_take_longer_in_sum() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
     let say = |n: u64| {
         vec![Move::Say {
             text: n.to_string(),
         }]
     };
-    app.model.add("long", (0..8).map(say).collect());
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("long", json!({})))
-        .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
+    let long = app.thinking_run(&team).turns((0..8).map(say).collect());
+    let Held { run, gate, .. } = long.started().await;
     for step in 0..8 {
         gate.arrival().await;
         let got = app.get_run(&team, &run).await["run"].clone();
@@ -168,20 +145,13 @@ async fn the_time_limit_that_ends_first_is_reported() {
     };
     let app = TestApp::start_with(options).await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("hangs", vec![]);
-    app.model.hold_at(&gate);
     for (working_time_s, ends_after_s, code) in [
         (61, 60, "step_timeout"),
         (60, 60, "limit_exceeded"),
         (59, 59, "limit_exceeded"),
     ] {
         let limits = json!({"limits": {"seconds": working_time_s}, "human_in_the_loop": false});
-        let agent = app
-            .agent(&team, ScriptedModel::config("hangs", limits))
-            .await;
-        let run = app.run(&team, json!({"agent_id": agent})).await;
-        gate.arrival().await;
+        let run = app.thinking_run(&team).build(limits).held().await.run;
         let waits = app.get_run(&team, &run).await["run"]["waiting_on"].clone();
         assert_eq!(
             moment(&waits["deadline"]),
@@ -193,15 +163,6 @@ async fn the_time_limit_that_ends_first_is_reported() {
         app.settle().await;
     }
     app.finish().await;
-}
-
-/// Answers a run's request while its model or tool may be held.
-async fn answer(app: &TestApp, team: &Team, run: &str, body: Value) {
-    let got = app.get_run(team, run).await;
-    let request = got["pending_human_request"]["id"].as_str();
-    let request = request.unwrap_or_else(|| panic!("a request is pending: {got}"));
-    let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, body).await.expect(200);
 }
 
 /// Waits until a run has an open request, and returns it.
@@ -239,7 +200,7 @@ async fn a_run_at_its_active_time_limit_asks_to_continue() {
         app.settle().await;
         // Waiting does not count as active time.
         app.clock().advance(seconds(3_600));
-        answer(&app, &team, &run, json!({"approved": approved})).await;
+        app.answer(&team, &run, json!({"approved": approved})).await;
         if approved {
             // It gets the same amount again, and asks again at its end.
             gate.arrival().await;
@@ -248,7 +209,7 @@ async fn a_run_at_its_active_time_limit_asks_to_continue() {
             app.clock().advance(seconds(1));
             asks(&app, &team, &run).await;
             app.settle().await;
-            answer(&app, &team, &run, json!({"approved": true})).await;
+            app.answer(&team, &run, json!({"approved": true})).await;
             gate.arrival().await;
             gate.open();
         }
@@ -275,7 +236,7 @@ async fn a_run_at_its_active_time_limit_asks_to_continue() {
     let message = json!({"message": "Go on."});
     app.post(&team.key, &path, message).await.expect(201);
     asks(&app, &team, run).await;
-    answer(&app, &team, run, json!({"approved": true})).await;
+    app.answer(&team, run, json!({"approved": true})).await;
     gate.arrival().await;
     gate.open();
     app.settle().await;
@@ -287,18 +248,13 @@ async fn a_run_at_its_active_time_limit_asks_to_continue() {
 async fn the_active_time_limit_closes_a_call_in_progress() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.payment.hold_at(Some(&gate));
-    app.model.add("pays", vec![vec![pay(), pay()]]);
-    let config = ScriptedModel::config("pays", json!({"limits": {"seconds": 60}}));
-    let agent = app.agent(&team, config).await;
-    let sandbox = app.sandbox(&team).await;
-    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
-    let run = app.run(&team, body).await;
-    gate.arrival().await;
+    let held = app.paying_run(&team).in_sandbox();
+    let held = held.turns(vec![vec![payment(1), payment(1)]]);
+    let minute = json!({"limits": {"seconds": 60}});
+    let Held { run, gate, .. } = held.build(minute).held().await;
     app.clock().advance(seconds(60));
     asks(&app, &team, &run).await;
-    answer(&app, &team, &run, json!({"approved": true})).await;
+    app.answer(&team, &run, json!({"approved": true})).await;
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox", "{got}");
     gate.open_for_good();

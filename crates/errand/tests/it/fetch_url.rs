@@ -27,10 +27,7 @@ async fn fetch(app: &TestApp, team: &errand_testkit::Team, url: &str, data: Valu
     let got = app.get_run(team, &run).await;
     let request = &got["pending_human_request"];
     assert_eq!(request["reason"]["policy"], "ask", "{got}");
-    let id = request["id"].as_str().unwrap();
-    let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
-    let yes = json!({"approved": true});
-    app.post(&team.key, &path, yes).await.expect(200);
+    app.answer(team, &run, json!({"approved": true})).await;
     app.settle().await;
     let messages = app.messages(team, &run).await;
     let mut results = messages.iter().filter_map(|m| m.get("tool_result"));

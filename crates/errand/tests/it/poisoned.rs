@@ -4,18 +4,8 @@ use std::time::Duration;
 
 use crate::process::within;
 use crate::signals::{asking_models_at, asks_a_model, silent};
-use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions};
+use errand_testkit::{Held, Team, TestApp, TestOptions};
 use serde_json::{Value, json};
-
-/// A run whose model never answers: the test kills the server while it waits.
-async fn stubborn(app: &TestApp, team: &Team, gate: &Gate) -> String {
-    app.model.add("stubborn", vec![]);
-    app.model.hold_at(gate);
-    let agent = app
-        .agent(team, ScriptedModel::config("stubborn", json!({})))
-        .await;
-    app.run(team, json!({"agent_id": agent})).await
-}
 
 /// Starts runs that ask nothing and complete.
 async fn others(app: &TestApp, team: &Team, count: usize) -> Vec<String> {
@@ -32,9 +22,8 @@ async fn others(app: &TestApp, team: &Team, count: usize) -> Vec<String> {
 async fn beside_a_run_that_ends_the_server_all_others_complete() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    let run = stubborn(&app, &team, &gate).await;
-    gate.arrival().await;
+    // The test ends the server while the run waits for its model.
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     let others = others(&app, &team, 63).await;
     // The start counts as the first loss.
     for death in 1..=4 {
@@ -75,8 +64,7 @@ async fn beside_a_run_that_ends_the_server_all_others_complete() {
 async fn a_suspect_run_is_driven_alone_until_its_first_step() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    let run = stubborn(&app, &team, &gate).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).started().await;
     for _ in 0..2 {
         gate.arrival().await;
         app.crash().await;
@@ -111,8 +99,7 @@ async fn an_orderly_stop_and_a_committed_step_end_the_count() {
     })
     .await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    let run = stubborn(&app, &team, &gate).await;
+    let Held { run, gate, .. } = app.thinking_run(&team).started().await;
     for _ in 0..5 {
         gate.arrival().await;
         app.crash().await;

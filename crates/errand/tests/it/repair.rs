@@ -3,9 +3,8 @@
 use errand::admin::socket::{AdminSocket, SocketError, call};
 use errand::admin::{Admin, AdminAnswer, AdminRequest, RepairLine, RepairWay};
 use errand_core::id::IdGen;
-use errand_core::turn::Move;
 use errand_store::AuditScope;
-use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
+use errand_testkit::{Held, Team, TestApp, TestOptions, WebhookSink};
 use serde_json::json;
 
 use crate::engine_life::assert_well_formed;
@@ -32,14 +31,6 @@ async fn assert_sound(app: &TestApp, team: &Team, run: &str) {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-fn pay() -> Vec<Vec<Move>> {
-    vec![vec![Move::Call {
-        id: None,
-        name: "run_command".into(),
-        arguments: json!({"eur": 7}).as_object().unwrap().clone(),
-    }]]
-}
-
 #[tokio::test]
 async fn a_run_without_a_driver_continues() {
     let setting = ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "1".to_owned());
@@ -49,16 +40,9 @@ async fn a_run_without_a_driver_continues() {
     })
     .await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("slow", vec![]);
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("slow", json!({})))
-        .await;
-    app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let Held { gate, body, .. } = app.thinking_run(&team).held().await;
     // It waits for the only slot. It is claimed, and its driver has disappeared without a report.
-    let run = app.run(&team, json!({"agent_id": agent})).await;
+    let run = app.run(&team, body).await;
     let token = IdGen::new([6; 32]).claim_token(app.now());
     let step_deadline = app.now().plus_ms(3_600_000);
     let claimed = app
@@ -92,14 +76,7 @@ async fn a_run_without_a_driver_continues() {
 async fn a_run_is_taken_from_a_driver_that_waits_for_its_model() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("slow", vec![]);
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("slow", json!({})))
-        .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    gate.arrival().await;
+    let Held { run, gate, .. } = app.thinking_run(&team).held().await;
     let repaired = repair(&app, &run, RepairWay::Resume).await.unwrap();
     assert!(
         repaired
@@ -119,17 +96,8 @@ async fn a_run_is_taken_from_a_driver_that_waits_for_its_model() {
 async fn a_person_settles_the_call_of_a_stuck_tool() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let gate = Gate::default();
-    app.model.add("pay", pay());
-    app.payment.hold_at(Some(&gate));
-    let agent = app
-        .agent(&team, ScriptedModel::config("pay", json!({})))
-        .await;
-    let sandbox = app.sandbox(&team).await;
-    let run = app
-        .run(&team, json!({"agent_id": agent, "sandbox_id": sandbox}))
-        .await;
-    gate.arrival().await;
+    let held = app.paying_run(&team).in_sandbox().held().await;
+    let Held { run, gate, .. } = held;
     let repaired = repair(&app, &run, RepairWay::Resume).await.unwrap();
     assert_eq!(repaired.waits_for.as_deref(), Some("sandbox"));
     let waiting = app.get_run(&team, &run).await;
@@ -141,13 +109,8 @@ async fn a_person_settles_the_call_of_a_stuck_tool() {
     assert_eq!(app.payment.begun(), 1);
     let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
     let question = pending["questions"][0]["question"].as_str().unwrap();
-    let path = format!(
-        "/v1/runs/{run}/human-requests/{}/respond",
-        pending["id"].as_str().unwrap()
-    );
-    app.post(&team.key, &path, json!({"answers": {question: "done"}}))
-        .await
-        .expect(200);
+    app.answer(&team, &run, json!({"answers": {question: "done"}}))
+        .await;
     app.settle().await;
     assert_eq!(app.payment.begun(), 1);
     assert_eq!(app.status(&team, &run).await, "completed");
@@ -203,23 +166,8 @@ async fn a_fork_of_a_completed_run_has_its_transcript_and_files() {
         .run(&team, json!({"agent_id": agent, "message": "first"}))
         .await;
     app.settle().await;
-    let respond = |run: String, request: String| {
-        let (app, key) = (&app, team.key.clone());
-        async move {
-            let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-            app.post(&key, &path, json!({"approved": true}))
-                .await
-                .expect(200);
-            app.settle().await;
-        }
-    };
-    let request = |got: serde_json::Value| {
-        got["pending_human_request"]["id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
-    respond(run.clone(), request(app.get_run(&team, &run).await)).await;
+    app.answer(&team, &run, json!({"approved": true})).await;
+    app.settle().await;
     assert_eq!(app.status(&team, &run).await, "completed");
     let messages = app.messages(&team, &run).await;
 
@@ -253,7 +201,8 @@ async fn a_fork_of_a_completed_run_has_its_transcript_and_files() {
         .await
         .expect(201);
     app.settle().await;
-    respond(new.clone(), request(app.get_run(&team, &new).await)).await;
+    app.answer(&team, &new, json!({"approved": true})).await;
+    app.settle().await;
     assert_eq!(app.status(&team, &new).await, "completed");
     let last = app.messages(&team, &new).await.pop().unwrap();
     assert_eq!(last["text_content"], "second");

@@ -303,11 +303,7 @@ async fn a_secret_reaches_only_its_server() {
                     .contains("{{ secret.TOKEN }}")
             );
         }
-        let id = request["id"].as_str().unwrap().to_owned();
-        let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
-        app.post(&team.key, &path, json!({"approved": true}))
-            .await
-            .expect(200);
+        app.answer(&team, &run, json!({"approved": true})).await;
     }
     app.settle().await;
     let got = app.get_run(&team, &run).await;

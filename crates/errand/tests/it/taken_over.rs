@@ -110,10 +110,10 @@ async fn a_hijacked_model_changes_nothing_without_approval() {
         app.settle().await;
         let got = app.get_run(&team, &run).await;
         let request = got["pending_human_request"].clone();
-        let Some(request_id) = request["id"].as_str() else {
+        if request.is_null() {
             assert_eq!(got["run"]["status"], "completed", "{got}");
             break;
-        };
+        }
         assert!(mailbox.log().is_empty(), "before {request}");
         let title = request["title"].as_str().unwrap().to_owned();
         let sources = request["reason"]["sources"].as_array();
@@ -123,10 +123,7 @@ async fn a_hijacked_model_changes_nothing_without_approval() {
             "it says what was read: {request}"
         );
         asked.push(title);
-        let path = format!("/v1/runs/{run}/human-requests/{request_id}/respond");
-        app.post(&team.key, &path, json!({"approved": wide}))
-            .await
-            .expect(200);
+        app.answer(&team, &run, json!({"approved": wide})).await;
     }
     // Nobody approved any call: nothing was sent, deleted, labeled or paid.
     assert!(mailbox.log().is_empty(), "{:?}", mailbox.log());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use errand_store::model::DeliveryRow;
-use errand_testkit::{Gate, Received, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
+use errand_testkit::{Held, Received, Team, TestApp, TestOptions, WebhookSink};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use wiremock::matchers::any;
@@ -29,17 +29,7 @@ async fn start(app: &TestApp, team: &Team, steps: Value, url: &str) -> String {
 }
 
 async fn approve(app: &TestApp, team: &Team, run: &str) {
-    let request = app.get_run(team, run).await["pending_human_request"]["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/human-requests/{request}/respond"),
-        json!({"approved": true}),
-    )
-    .await
-    .expect(200);
+    app.answer(team, run, json!({"approved": true})).await;
     app.settle().await;
 }
 
@@ -126,9 +116,7 @@ async fn each_end_of_a_run_has_its_event() {
         let sink = WebhookSink::start().await;
         let run = start(&app, &team, steps, sink.url()).await;
         if stop {
-            app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-                .await
-                .expect(200);
+            app.stop_run(&team, &run).await;
             app.settle().await;
         }
         assert_eq!(sink.events(), [event]);
@@ -356,9 +344,7 @@ async fn a_run_has_one_delivery_in_flight_and_blocks_no_other() {
         )
         .await;
     holding.arrival().await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    app.stop_run(&team, &run).await;
     // While the first webhook is in flight, the second one of the same run waits, but another run's does not.
     let quick = app.playbook(&team, json!([{"finish": "done"}])).await;
     app.run(&team, json!({"agent_id": quick, "webhook_url": sink.url()}))
@@ -627,19 +613,9 @@ async fn a_crash_between_commit_and_delivery_loses_nothing() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let holding = Holding::start().await;
-    let gate = Gate::default();
-    app.model.add("held", vec![]);
-    app.model.hold_at(&gate);
-    let agent = app
-        .agent(&team, ScriptedModel::config("held", json!({})))
-        .await;
-    let run = app
-        .run(
-            &team,
-            json!({"agent_id": agent, "webhook_url": holding.url}),
-        )
-        .await;
-    gate.arrival().await;
+    let held = app.thinking_run(&team);
+    let held = held.field("webhook_url", holding.url.as_str());
+    let Held { run, gate, .. } = held.held().await;
     gate.open();
     holding.arrival().await;
     // The request was sent but its outcome was not recorded, so it is sent again with the same ID.
