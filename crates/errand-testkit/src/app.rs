@@ -145,6 +145,17 @@ impl TestApp {
         Self::start_with(TestOptions::default()).await
     }
 
+    /// Starts with these settings, as environment variables.
+    pub async fn with_settings(settings: &[(&'static str, &str)]) -> Self {
+        let settings = settings.iter();
+        let settings = settings.map(|(name, value)| (*name, (*value).to_owned()));
+        Self::start_with(TestOptions {
+            settings: settings.collect(),
+            ..TestOptions::default()
+        })
+        .await
+    }
+
     pub async fn start_with(options: TestOptions) -> Self {
         let begin = Timestamp::from_millis(BEGIN_MS);
         let clock = if options.system_clock {
@@ -539,6 +550,13 @@ impl TestApp {
     pub async fn stop_run(&self, team: &Team, run: &str) {
         let path = format!("/v1/runs/{run}/stop");
         self.post(&team.key, &path, json!({})).await.expect(200);
+    }
+
+    /// Sends a message to a run.
+    pub async fn message(&self, team: &Team, run: &str, text: &str) {
+        let path = format!("/v1/runs/{run}/messages");
+        let body = json!({"message": text});
+        self.post(&team.key, &path, body).await.expect(201);
     }
 
     /// Answers the pending request of a run. `answer`: the body, such as `{"approved": true}`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use errand_testkit::{Team, TestApp, TestOptions};
+use errand_testkit::{Team, TestApp};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -190,11 +190,7 @@ async fn invalid_bodies_create_no_agent() {
 
 #[tokio::test]
 async fn unknown_fields_may_be_ignored_by_a_setting() {
-    let options = TestOptions {
-        settings: vec![("ERRAND_API__UNKNOWN_FIELDS", "ignore".to_owned())],
-        ..TestOptions::default()
-    };
-    let app = TestApp::start_with(options).await;
+    let app = TestApp::with_settings(&[("ERRAND_API__UNKNOWN_FIELDS", "ignore")]).await;
     let team = app.team("acme").await;
     let made = app.post(&team.key, "/v1/agents", json!({"name": "x", "colour": "red", "build": {"name": "b", "config": says("a"), "tag": 1}})).await;
     assert_eq!(made.expect(201)["build"]["number"], 1);
@@ -676,13 +672,7 @@ async fn after_an_agent_is_deleted_its_runs_stay_readable_and_go_on() {
     app.settle().await;
     app.advance(Duration::from_secs(3600)).await;
     assert_eq!(app.status(&team, &run).await, "completed");
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "three"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "three").await;
     app.settle().await;
     assert_eq!(
         app.status(&team, &run).await,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use errand_testkit::{Team, TestApp, TestOptions};
+use errand_testkit::{Team, TestApp};
 use serde_json::{Value, json};
 
 use crate::api_runs::{NOBODY, echo, seen, waiting};
@@ -323,13 +323,7 @@ async fn a_closed_request_accepts_no_answer() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "no"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "no").await;
     app.settle().await;
     all_refused(
         &app,
@@ -444,11 +438,7 @@ async fn only_one_of_concurrent_answers_counts() {
 
 #[tokio::test]
 async fn unknown_fields_of_an_answer_are_always_refused() {
-    let app = TestApp::start_with(TestOptions {
-        settings: vec![("ERRAND_API__UNKNOWN_FIELDS", "ignore".to_owned())],
-        ..TestOptions::default()
-    })
-    .await;
+    let app = TestApp::with_settings(&[("ERRAND_API__UNKNOWN_FIELDS", "ignore")]).await;
     let team = app.team("acme").await;
     let steps = json!([
         {"tool": "write_file", "with": {"path": "/workspace/pay", "content": "1000 EUR"}}, {"finish": "x"}

@@ -5,25 +5,13 @@ use std::time::Duration;
 use axum::body::Body;
 use errand_core::id::UserId;
 use errand_core::role::Role;
-use errand_testkit::{Reply, Team, TestApp, TestOptions};
+use errand_testkit::{Reply, Team, TestApp};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::api_runs::{NOBODY, count_runs, echo, waiting};
 
 pub(crate) const PER_ADDRESS: &str = "ERRAND_RATE_LIMIT__FAILED_AUTHENTICATIONS_PER_MINUTE";
-
-pub(crate) async fn app_with(settings: &[(&'static str, &str)]) -> TestApp {
-    let settings = settings
-        .iter()
-        .map(|(name, value)| (*name, (*value).to_owned()))
-        .collect();
-    TestApp::start_with(TestOptions {
-        settings,
-        ..TestOptions::default()
-    })
-    .await
-}
 
 /// Sends a `GET` with exactly these headers.
 pub(crate) async fn get_with(app: &TestApp, path: &str, headers: &[(&str, &str)]) -> Reply {
@@ -57,7 +45,7 @@ pub(crate) fn text(value: &Value) -> String {
 
 #[tokio::test]
 async fn every_refused_key_gets_one_and_the_same_401() {
-    let app = app_with(&[(PER_ADDRESS, "1000")]).await;
+    let app = TestApp::with_settings(&[(PER_ADDRESS, "1000")]).await;
     let team = app.team("acme").await;
     let (_, disabled) = app
         .person(&team, "disabled@acme.example", Role::Member)
@@ -140,7 +128,7 @@ async fn every_refused_key_gets_one_and_the_same_401() {
 
 #[tokio::test]
 async fn a_refused_key_changes_nothing() {
-    let app = app_with(&[(PER_ADDRESS, "1000")]).await;
+    let app = TestApp::with_settings(&[(PER_ADDRESS, "1000")]).await;
     let team = app.team("acme").await;
     let agent = echo(&app, &team).await;
     let (run, request) = waiting(&app, &team).await;
@@ -187,7 +175,7 @@ async fn an_unknown_path_without_a_key_is_401_and_with_one_404() {
 
 #[tokio::test]
 async fn public_endpoints_need_no_key() {
-    let app = app_with(&[(PER_ADDRESS, "1")]).await;
+    let app = TestApp::with_settings(&[(PER_ADDRESS, "1")]).await;
     get_with(&app, "/v1/runs", &[]).await.error(401);
     for path in [
         "/v1/documentation",

@@ -279,11 +279,7 @@ async fn a_build_is_copied_by_its_id() {
 
 #[tokio::test]
 async fn a_change_that_cannot_be_made_is_never_passed_over() {
-    let options = TestOptions {
-        settings: vec![("ERRAND_API__UNKNOWN_FIELDS", "ignore".to_owned())],
-        ..TestOptions::default()
-    };
-    let app = TestApp::start_with(options).await;
+    let app = TestApp::with_settings(&[("ERRAND_API__UNKNOWN_FIELDS", "ignore")]).await;
     let team = app.team("acme").await;
     let agent = app.agent(&team, says("one")).await;
     let live = json!({"id": build_of_new_run(&app, &team, &agent).await});

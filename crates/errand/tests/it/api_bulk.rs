@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use errand_core::role::Role;
-use errand_testkit::{Gate, Team, TestApp, TestOptions, WebhookSink};
+use errand_testkit::{Gate, Team, TestApp, WebhookSink};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -283,11 +283,7 @@ async fn a_repeat_gets_the_first_answer_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_call_counts_as_one_and_takes_the_rights_of_the_single_one() {
-    let options = TestOptions {
-        settings: vec![("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "20".to_owned())],
-        ..TestOptions::default()
-    };
-    let app = TestApp::start_with(options).await;
+    let app = TestApp::with_settings(&[("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "20")]).await;
     let team = app.team("acme").await;
     let (_, member) = app.person(&team, "m@acme.example", Role::Member).await;
     let runs = waiting(&app, &team, &asking(&app, &team).await, 5).await;

@@ -137,7 +137,7 @@ fn assert_tells(item: &Item, run: &str, object: &Value) {
 
 /// A run that waited for an approval, received it, and ended.
 async fn ended(app: &TestApp, team: &Team) -> String {
-    let (run, request) = waiting(app, team).await;
+    let (run, _) = waiting(app, team).await;
     app.answer(team, &run, json!({"approved": true})).await;
     app.settle().await;
     run
@@ -346,13 +346,7 @@ async fn the_stream_of_a_resumed_run_continues() {
     app.settle().await;
     let before = open(&app, &team.key, &run, None).await.rest().await;
     let last = *ids(&before).last().unwrap();
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "two"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "two").await;
     app.settle().await;
     let after = open(&app, &team.key, &run, Some(last)).await.rest().await;
     assert_eq!(ids(&after)[0], last + 1);
@@ -369,7 +363,7 @@ async fn the_stream_of_a_resumed_run_continues() {
 async fn two_streams_of_a_run_tell_the_same() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let (run, request) = waiting(&app, &team).await;
+    let (run, _) = waiting(&app, &team).await;
     let mut streams = [
         open(&app, &team.key, &run, None).await,
         open(&app, &team.key, &run, None).await,
@@ -388,7 +382,7 @@ async fn two_streams_of_a_run_tell_the_same() {
 async fn a_crash_leaves_the_numbers_as_they_are() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
-    let (run, request) = waiting(&app, &team).await;
+    let (run, _) = waiting(&app, &team).await;
     let mut stream = open(&app, &team.key, &run, None).await;
     let mut known = Vec::new();
     while known
@@ -444,7 +438,7 @@ async fn a_silent_stream_shows_that_it_lives() {
 async fn revoking_the_key_closes_its_streams_at_once() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let (run, request) = waiting(&app, &team).await;
+    let (run, _) = waiting(&app, &team).await;
     let made = app
         .post(&team.key, "/v1/api-keys", json!({"name": "x"}))
         .await
@@ -483,7 +477,7 @@ async fn a_stream_closes_when_the_creator_of_its_key_is_removed() {
     let (user, key) = app
         .person(&team, "ann@acme.example", errand_core::role::Role::Member)
         .await;
-    let (run, request) = waiting(&app, &team).await;
+    let (run, _) = waiting(&app, &team).await;
     let mut stream = open(&app, &key, &run, None).await;
     stream.take(2).await;
     app.store()

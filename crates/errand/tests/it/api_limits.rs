@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use errand_core::role::Role;
-use errand_testkit::Reply;
+use errand_testkit::{Reply, TestApp};
 use http::Method;
 use serde_json::json;
 
-use crate::api_auth::{PER_ADDRESS, app_with, get_with, text};
+use crate::api_auth::{PER_ADDRESS, get_with, text};
 use crate::api_runs::NOBODY;
 
 const PER_KEY: &str = "ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE";
@@ -26,7 +26,7 @@ fn limit(reply: &Reply) -> [i64; 3] {
 
 #[tokio::test]
 async fn every_authenticated_response_has_the_rate_limit() {
-    let app = app_with(&[(PER_KEY, "300")]).await;
+    let app = TestApp::with_settings(&[(PER_KEY, "300")]).await;
     let team = app.team("acme").await;
     let reset = app.now().as_seconds() + 60;
     let agent = app
@@ -81,7 +81,7 @@ async fn every_authenticated_response_has_the_rate_limit() {
 
 #[tokio::test]
 async fn past_the_rate_limit_comes_429_until_the_window_resets() {
-    let app = app_with(&[(PER_KEY, "3")]).await;
+    let app = TestApp::with_settings(&[(PER_KEY, "3")]).await;
     let team = app.team("acme").await;
     let second = app.key(team.id, team.owner).await;
     let body = json!({"name": "x"});
@@ -119,7 +119,7 @@ async fn past_the_rate_limit_comes_429_until_the_window_resets() {
 
 #[tokio::test]
 async fn only_failed_authentications_are_limited_by_address() {
-    let app = app_with(&[(PER_ADDRESS, "3")]).await;
+    let app = TestApp::with_settings(&[(PER_ADDRESS, "3")]).await;
     let team = app.team("acme").await;
     for key in ["dv_wrong", "nonsense", ""] {
         app.get(key, "/v1/runs").await.error(401);
@@ -138,7 +138,7 @@ async fn only_failed_authentications_are_limited_by_address() {
 
 #[tokio::test]
 async fn a_trusted_proxy_says_which_address_failed() {
-    let app = app_with(&[
+    let app = TestApp::with_settings(&[
         (PER_ADDRESS, "1"),
         ("ERRAND_SERVER__TRUSTED_PROXIES", "127.0.0.1"),
     ])

@@ -253,13 +253,7 @@ async fn a_resumed_run_goes_on_with_what_it_had() {
     let stopped = app.get_run(&team, &run).await["run"].clone();
     assert!(stopped["completed_at"].is_string());
     app.clock().advance(Duration::from_secs(5));
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "done"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "done").await;
     app.settle().await;
     let resumed = app.get_run(&team, &run).await["run"].clone();
     assert_eq!(resumed["status"], "completed");

@@ -429,10 +429,7 @@ async fn a_sandbox_in_use_refuses_a_start_and_lets_a_message_wait() {
     assert!(message.contains(&second), "says which run: {message}");
     assert_eq!(count_runs(&app, &team).await, 2);
 
-    let path = format!("/v1/runs/{first}/messages");
-    app.post(&team.key, &path, json!({"message": "again"}))
-        .await
-        .expect(201);
+    app.message(&team, &first, "again").await;
     app.settle().await;
     let got = app.get_run(&team, &first).await;
     assert_eq!(got["run"]["status"], "pending");

@@ -394,13 +394,7 @@ async fn a_message_to_a_run_whose_sandbox_is_taken_waits_for_it() {
         .run(&team, json!({"agent_id": asks, "sandbox_id": sandbox}))
         .await;
     app.settle().await;
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{first}/messages"),
-        json!({"message": "two"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &first, "two").await;
     app.settle().await;
     let waits = app.get_run(&team, &first).await;
     assert_eq!(
@@ -498,13 +492,7 @@ async fn a_sandbox_expires_only_without_an_active_run() {
     assert_eq!(got["run"]["status"], "completed", "{got:#}");
 
     app.advance(31 * DAY).await;
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "two"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "two").await;
     app.settle().await;
     let got = app.get_run(&team, &run).await;
     assert_eq!(

@@ -178,7 +178,6 @@ async fn open_requests_are_listed_until_they_are_answered() {
         (&page["human_requests"], &page["total"]),
         (&json!([two]), &json!(2))
     );
-    let request = one["human_request"]["id"].as_str().unwrap();
     app.answer(&team, &first, json!({"approved": true})).await;
     app.stop_run(&team, &second).await;
     let listed = app.get(&team.key, "/v1/human-requests").await.expect(200);

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use axum::body::Body;
-use errand_testkit::{Reply, Team, TestApp, TestOptions};
+use errand_testkit::{Reply, Team, TestApp};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -552,11 +552,7 @@ async fn an_upload_url_cannot_be_changed() {
 
 #[tokio::test]
 async fn an_upload_url_has_a_limit_and_ends_with_its_sandbox() {
-    let options = TestOptions {
-        settings: vec![("ERRAND_UPLOADS__URL_BYTES_MAX", "1000".to_owned())],
-        ..TestOptions::default()
-    };
-    let app = TestApp::start_with(options).await;
+    let app = TestApp::with_settings(&[("ERRAND_UPLOADS__URL_BYTES_MAX", "1000")]).await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;
     let url = upload_url(&app, &team, &sandbox, "a").await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use errand_core::turn::Move;
-use errand_testkit::{Held, Reply, Team, TestApp};
+use errand_testkit::{Held, Reply, TestApp};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;

@@ -225,7 +225,6 @@ async fn an_event_is_sent_once_to_each_subscribed_url() {
     make(&app, &other, json!({"url": theirs.url()})).await;
     let own = WebhookSink::start().await;
     let waiting = run(&app, &team, asks(), json!({"webhook_url": own.url()})).await;
-    let request = app.get_run(&team, &waiting).await["pending_human_request"].clone();
     app.answer(&team, &waiting, json!({"approved": true})).await;
     app.settle().await;
     let both = ["human_request", "run_completed"];

@@ -119,13 +119,7 @@ async fn a_sandbox_serves_one_run_at_a_time() {
     let second = app.run(&team, body).await;
     app.settle().await;
     // The resume of the first run is stored, and waits for the sandbox.
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{first}/messages"),
-        json!({"message": "go on"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &first, "go on").await;
     app.settle().await;
     let got = app.get_run(&team, &first).await;
     assert_eq!(got["run"]["status"], "pending");

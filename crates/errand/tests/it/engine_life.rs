@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use errand_core::turn::Move;
 pub(crate) use errand_testkit::assert_well_formed;
-use errand_testkit::{Gate, Held, ScriptedModel, Team, TestApp, TestOptions, WebhookSink, payment};
+use errand_testkit::{Gate, Held, ScriptedModel, Team, TestApp, WebhookSink, payment};
 use serde_json::{Value, json};
 
 fn kinds(messages: &[Value]) -> Vec<&str> {
@@ -176,13 +176,7 @@ async fn a_message_resumes_a_completed_run() {
         .await;
     app.settle().await;
     let first = app.get_run(&team, &run).await;
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "two"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "two").await;
     app.settle().await;
     let texts: Vec<_> = app
         .messages(&team, &run)
@@ -216,13 +210,7 @@ async fn a_message_to_a_failed_run_is_kept_and_a_retry_goes_on() {
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["status"], "failed");
     assert_eq!(got["run"]["error"]["code"], "tool_failed");
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "hello?"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "hello?").await;
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "failed");
 
@@ -261,13 +249,7 @@ async fn a_message_during_the_last_model_call_is_answered() {
         .turns(vec![finish("first"), finish("second")])
         .field("message", "hello");
     let Held { run, gate, .. } = held.held().await;
-    app.post(
-        &team.key,
-        &format!("/v1/runs/{run}/messages"),
-        json!({"message": "wait"}),
-    )
-    .await
-    .expect(201);
+    app.message(&team, &run, "wait").await;
     gate.open();
     gate.arrival().await;
     assert_eq!(
@@ -428,11 +410,7 @@ async fn hold_runs(app: &TestApp, team: &Team, n: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn runs_share_slots_in_order_and_fairly_between_teams() {
-    let options = TestOptions {
-        settings: vec![("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "2".to_owned())],
-        ..TestOptions::default()
-    };
-    let app = TestApp::start_with(options).await;
+    let app = TestApp::with_settings(&[("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "2")]).await;
     let (one, two) = (app.team("one").await, app.team("two").await);
     let gate = Gate::default();
     app.model.add("held", vec![]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use errand_core::time::Timestamp;
 use errand_core::turn::Move;
-use errand_testkit::{Gate, Held, ScriptedModel, Team, TestApp, TestOptions, payment};
+use errand_testkit::{Gate, Held, ScriptedModel, Team, TestApp, payment};
 use serde_json::{Value, json};
 
 const LIMIT_S: u64 = 3600;
@@ -139,11 +139,7 @@ async fn many_short_steps_may_take_longer_in_sum() {
 
 #[tokio::test]
 async fn the_time_limit_that_ends_first_is_reported() {
-    let options = TestOptions {
-        settings: vec![("ERRAND_ENGINE__STEP_SECONDS_MAX", "60".to_owned())],
-        ..TestOptions::default()
-    };
-    let app = TestApp::start_with(options).await;
+    let app = TestApp::with_settings(&[("ERRAND_ENGINE__STEP_SECONDS_MAX", "60")]).await;
     let team = app.team("acme").await;
     for (working_time_s, ends_after_s, code) in [
         (61, 60, "step_timeout"),

@@ -2,23 +2,11 @@
 
 use std::time::Duration;
 
-use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
+use errand_testkit::{Gate, ScriptedModel, Team, TestApp, WebhookSink};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-async fn start(settings: &[(&'static str, &str)]) -> TestApp {
-    let settings = settings
-        .iter()
-        .map(|(name, value)| (*name, (*value).to_owned()))
-        .collect();
-    TestApp::start_with(TestOptions {
-        settings,
-        ..TestOptions::default()
-    })
-    .await
-}
 
 /// The same team with another key.
 async fn with_another_key(app: &TestApp, team: &Team) -> Team {
@@ -30,7 +18,7 @@ async fn with_another_key(app: &TestApp, team: &Team) -> Team {
 
 #[tokio::test]
 async fn one_key_leaves_slots_to_another_key_and_to_another_team() {
-    let app = start(&[("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "16")]).await;
+    let app = TestApp::with_settings(&[("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "16")]).await;
     let team = app.team("acme").await;
     let gate = Gate::default();
     app.model.add("held", vec![]);
@@ -168,7 +156,7 @@ async fn is_told(app: &TestApp, team: &Team, agent: &str, sink: &WebhookSink) {
 #[tokio::test]
 async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
     // No attempt to a dead receiver ends during this test, so a webhook that arrives has waited for none of them.
-    let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
+    let mut app = TestApp::with_settings(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
     let (team, agent, holes) = with_dead_receivers(&mut app, DEAD).await;
     let sink = WebhookSink::start().await;
     let mut attempts = 1;
@@ -198,7 +186,7 @@ async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
 #[tokio::test]
 async fn receivers_that_are_probed_are_not_in_the_way_of_others() {
     // One probe of one second after another: all pending ones would take a thousand seconds.
-    let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "1")]).await;
+    let mut app = TestApp::with_settings(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "1")]).await;
     let (team, agent, holes) = with_dead_receivers(&mut app, DEAD).await;
     let sink = WebhookSink::start().await;
     subscribe(&app, &team, sink.url()).await;
@@ -229,7 +217,7 @@ async fn dead_receivers_of_one_team_hold_its_places_for_a_second() {
     const MANY: usize = 12;
     /// All places but those that are kept for another team.
     const PLACES: usize = 30;
-    let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
+    let mut app = TestApp::with_settings(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
     let (team, agent, holes) = with_dead_receivers(&mut app, MANY).await;
     let sink = WebhookSink::start().await;
     subscribe(&app, &team, sink.url()).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use errand_testkit::{TestApp, TestOptions};
+use errand_testkit::TestApp;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -129,11 +129,7 @@ impl Client {
 }
 
 async fn start() -> TestApp {
-    TestApp::start_with(TestOptions {
-        settings: vec![("ERRAND_SERVER__IDLE_TIMEOUT", "300ms".to_owned())],
-        ..TestOptions::default()
-    })
-    .await
+    TestApp::with_settings(&[("ERRAND_SERVER__IDLE_TIMEOUT", "300ms")]).await
 }
 
 #[tokio::test]

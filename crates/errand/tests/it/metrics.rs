@@ -2,20 +2,17 @@
 
 use std::time::Duration;
 
-use errand_testkit::{TestApp, TestOptions};
+use errand_testkit::TestApp;
 use reqwest::Client;
 use serde_json::json;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn start() -> TestApp {
-    TestApp::start_with(TestOptions {
-        settings: vec![
-            ("ERRAND_METRICS__LISTEN", "127.0.0.1:0".to_owned()),
-            ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "7".to_owned()),
-        ],
-        ..TestOptions::default()
-    })
+    TestApp::with_settings(&[
+        ("ERRAND_METRICS__LISTEN", "127.0.0.1:0"),
+        ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "7"),
+    ])
     .await
 }
 

@@ -1,8 +1,8 @@
 //! Providers: keys, addresses, and who can set them.
 
 use errand_core::role::Role;
+use errand_testkit::TestApp;
 use errand_testkit::providers::ProviderServer;
-use errand_testkit::{TestApp, TestOptions};
 use serde_json::{Value, json};
 
 use crate::models::{World, config};
@@ -36,11 +36,7 @@ async fn a_model_without_a_key_is_refused_when_the_run_is_started() {
 /// An app without keys of the operator, in which teams can use the loopback interface.
 async fn bare() -> World {
     let server = ProviderServer::start().await;
-    let app = TestApp::start_with(TestOptions {
-        settings: vec![("ERRAND_MODELS__ALLOW_PRIVATE_NETWORKS", "true".to_owned())],
-        ..TestOptions::default()
-    })
-    .await;
+    let app = TestApp::with_settings(&[("ERRAND_MODELS__ALLOW_PRIVATE_NETWORKS", "true")]).await;
     let team = app.team("acme").await;
     World { app, team, server }
 }

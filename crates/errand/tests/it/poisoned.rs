@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::process::within;
 use crate::signals::{asking_models_at, asks_a_model, silent};
-use errand_testkit::{Held, Team, TestApp, TestOptions};
+use errand_testkit::{Held, Team, TestApp};
 use serde_json::{Value, json};
 
 /// Starts runs that ask nothing and complete.
@@ -93,11 +93,7 @@ async fn a_suspect_run_is_driven_alone_until_its_first_step() {
 
 #[tokio::test]
 async fn an_orderly_stop_and_a_committed_step_end_the_count() {
-    let mut app = TestApp::start_with(TestOptions {
-        settings: vec![("ERRAND_SERVER__SHUTDOWN_GRACE_S", "0".to_owned())],
-        ..TestOptions::default()
-    })
-    .await;
+    let mut app = TestApp::with_settings(&[("ERRAND_SERVER__SHUTDOWN_GRACE_S", "0")]).await;
     let team = app.team("acme").await;
     let Held { run, gate, .. } = app.thinking_run(&team).started().await;
     for _ in 0..5 {

@@ -4,7 +4,7 @@ use errand::admin::socket::{AdminSocket, SocketError, call};
 use errand::admin::{Admin, AdminAnswer, AdminRequest, RepairLine, RepairWay};
 use errand_core::id::IdGen;
 use errand_store::AuditScope;
-use errand_testkit::{Held, Team, TestApp, TestOptions, WebhookSink};
+use errand_testkit::{Held, Team, TestApp, WebhookSink};
 use serde_json::json;
 
 use crate::engine_life::assert_well_formed;
@@ -33,12 +33,7 @@ async fn assert_sound(app: &TestApp, team: &Team, run: &str) {
 
 #[tokio::test]
 async fn a_run_without_a_driver_continues() {
-    let setting = ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "1".to_owned());
-    let app = TestApp::start_with(TestOptions {
-        settings: vec![setting],
-        ..TestOptions::default()
-    })
-    .await;
+    let app = TestApp::with_settings(&[("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "1")]).await;
     let team = app.team("acme").await;
     let Held { gate, body, .. } = app.thinking_run(&team).held().await;
     // It waits for the only slot. It is claimed, and its driver has disappeared without a report.
@@ -196,10 +191,7 @@ async fn a_fork_of_a_completed_run_has_its_transcript_and_files() {
     assert_eq!(of_fork["run"]["source"], "cli");
 
     // It continues by itself: a message restarts its steps, with the same files.
-    let path = format!("/v1/runs/{new}/messages");
-    app.post(&team.key, &path, json!({"message": "second"}))
-        .await
-        .expect(201);
+    app.message(&team, &new, "second").await;
     app.settle().await;
     app.answer(&team, &new, json!({"approved": true})).await;
     app.settle().await;

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
-use errand_testkit::{Reply, Team, TestApp, TestOptions};
+use errand_testkit::{Reply, Team, TestApp};
 use http::{Method, Request};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,18 +18,6 @@ use crate::api_sandboxes::{on_disk, upload_url};
 
 /// Longer than any timeout of these servers, so only a faulty server makes the test wait this long.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn start(settings: &[(&'static str, &str)]) -> TestApp {
-    let settings = settings
-        .iter()
-        .map(|(name, value)| (*name, (*value).to_owned()))
-        .collect();
-    TestApp::start_with(TestOptions {
-        settings,
-        ..TestOptions::default()
-    })
-    .await
-}
 
 async fn connect(app: &TestApp) -> TcpStream {
     let address = app.url().strip_prefix("http://").unwrap();
@@ -81,7 +69,7 @@ async fn stall(app: &TestApp, path: &str, key: Option<&str>) -> JoinHandle<u16> 
 
 #[tokio::test]
 async fn a_body_that_stops_coming_ends_and_leaves_nothing() {
-    let app = start(&[("ERRAND_SERVER__IDLE_TIMEOUT", "300ms")]).await;
+    let app = TestApp::with_settings(&[("ERRAND_SERVER__IDLE_TIMEOUT", "300ms")]).await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;
     app.upload(&team.key, &sandbox, "whole", "whole")
@@ -136,7 +124,7 @@ fn uploads_that_stand_still_hold_no_thread() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let app = start(&[("ERRAND_UPLOADS__CONCURRENT_PER_KEY", "100")]).await;
+        let app = TestApp::with_settings(&[("ERRAND_UPLOADS__CONCURRENT_PER_KEY", "100")]).await;
         let team = app.team("acme").await;
         let sandbox = app.sandbox(&team).await;
         let path = format!("/v1/sandboxes/{sandbox}/files?path=x");
@@ -181,7 +169,7 @@ async fn is_refused(app: &TestApp, path: &str, key: Option<&str>, status: u16) {
 
 #[tokio::test]
 async fn uploads_at_once_are_limited_by_key_url_and_total() {
-    let app = start(&[
+    let app = TestApp::with_settings(&[
         ("ERRAND_UPLOADS__CONCURRENT_PER_KEY", "2"),
         ("ERRAND_UPLOADS__CONCURRENT_PER_URL", "1"),
         ("ERRAND_UPLOADS__CONCURRENT_MAX", "4"),
@@ -227,7 +215,7 @@ async fn uploads_at_once_are_limited_by_key_url_and_total() {
 
 #[tokio::test]
 async fn large_bodies_that_stand_still_are_bounded_by_bytes() {
-    let app = start(&[]).await;
+    let app = TestApp::with_settings(&[]).await;
     let (one, two) = (app.team("one").await, app.team("two").await);
     let path = "/v1/agents";
     // Sends most of a large body, and then nothing.
@@ -296,7 +284,7 @@ async fn large_bodies_that_stand_still_are_bounded_by_bytes() {
 
 #[tokio::test]
 async fn connections_that_send_nothing_are_closed() {
-    let app = start(&[("ERRAND_SERVER__IDLE_TIMEOUT", "200ms")]).await;
+    let app = TestApp::with_settings(&[("ERRAND_SERVER__IDLE_TIMEOUT", "200ms")]).await;
     // Before the first byte, within the head, and after a response.
     assert_eq!(send_then_wait(&app, b"").await, "");
     send_then_wait(&app, b"GET /healthz HTTP/1.1\r\nhost: a").await;
@@ -307,7 +295,7 @@ async fn connections_that_send_nothing_are_closed() {
 
 #[tokio::test]
 async fn a_request_has_exactly_one_host() {
-    let app = start(&[]).await;
+    let app = TestApp::with_settings(&[]).await;
     let end = "connection: close\r\n\r\n";
     for (head, status) in [
         ("GET /healthz HTTP/1.1\r\nhost: a\r\n", 200),
@@ -341,10 +329,7 @@ async fn run_with_messages(app: &TestApp, team: &Team, count: usize, bytes: usiz
     app.settle().await;
     let message = "x".repeat(bytes);
     for _ in 0..count {
-        let path = format!("/v1/runs/{run}/messages");
-        app.post(&team.key, &path, json!({"message": message}))
-            .await
-            .expect(201);
+        app.message(team, &run, &message).await;
     }
     app.settle().await;
     run
@@ -352,7 +337,7 @@ async fn run_with_messages(app: &TestApp, team: &Team, count: usize, bytes: usiz
 
 #[tokio::test]
 async fn a_page_of_messages_ends_by_bytes_and_the_next_goes_on() {
-    let app = start(&[]).await;
+    let app = TestApp::with_settings(&[]).await;
     let team = app.team("acme").await;
     let run = run_with_messages(&app, &team, 4, 3_900_000).await;
     let page = async |offset: u64| {
@@ -383,7 +368,7 @@ async fn a_page_of_messages_ends_by_bytes_and_the_next_goes_on() {
 
 #[tokio::test]
 async fn the_event_streams_of_a_key_are_limited() {
-    let app = start(&[("ERRAND_API__EVENT_STREAMS_PER_KEY", "2")]).await;
+    let app = TestApp::with_settings(&[("ERRAND_API__EVENT_STREAMS_PER_KEY", "2")]).await;
     let team = app.team("acme").await;
     let run = run_with_messages(&app, &team, 0, 0).await;
     let second = app.key(team.id, team.owner).await;
@@ -414,7 +399,7 @@ async fn the_event_streams_of_a_key_are_limited() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_its_stream_is_cut() {
-    let app = start(&[
+    let app = TestApp::with_settings(&[
         ("ERRAND_SERVER__UNREAD_TIMEOUT", "300ms"),
         ("ERRAND_API__EVENT_STREAMS_PER_KEY", "1"),
         ("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "100000"),
@@ -461,7 +446,7 @@ async fn a_client_that_takes_nothing_of_its_stream_is_cut() {
 
 #[tokio::test]
 async fn an_event_larger_than_a_page_comes_whole() {
-    let app = start(&[]).await;
+    let app = TestApp::with_settings(&[]).await;
     let team = app.team("acme").await;
     let run = run_with_messages(&app, &team, 3, 700_000).await;
     app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))

@@ -305,11 +305,7 @@ async fn a_user_of_several_teams_switches_between_them() {
 
 #[tokio::test]
 async fn failed_attempts_lock_no_one_out() {
-    let app = TestApp::start_with(TestOptions {
-        settings: vec![("ERRAND_SERVER__TRUSTED_PROXIES", "127.0.0.1".to_owned())],
-        ..TestOptions::default()
-    })
-    .await;
+    let app = TestApp::with_settings(&[("ERRAND_SERVER__TRUSTED_PROXIES", "127.0.0.1")]).await;
     let (_, _) = Browser::owner(&app, "acme").await;
     let from = async |address: &str, email: &str, password: &str| {
         let body = form(&[("email", email), ("password", password), ("next", "/")]);

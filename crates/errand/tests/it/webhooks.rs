@@ -126,13 +126,7 @@ async fn each_end_of_a_run_has_its_event() {
         assert!(body.get("human_request").is_none() && body.get("respond_url").is_none());
         // A second end has a second event.
         if event == "run_completed" {
-            app.post(
-                &team.key,
-                &format!("/v1/runs/{run}/messages"),
-                json!({"message": "again"}),
-            )
-            .await
-            .expect(201);
+            app.message(&team, &run, "again").await;
             app.settle().await;
             assert_eq!(sink.events(), ["run_completed", "run_completed"]);
             assert_ne!(sink.received()[0].id, sink.received()[1].id);
@@ -362,11 +356,7 @@ async fn a_run_has_one_delivery_in_flight_and_blocks_no_other() {
 
 #[tokio::test]
 async fn a_receiver_that_does_not_answer_in_time_has_failed() {
-    let options = TestOptions {
-        settings: vec![("ERRAND_WEBHOOKS__TIMEOUT_S", "1".to_owned())],
-        ..TestOptions::default()
-    };
-    let app = TestApp::start_with(options).await;
+    let app = TestApp::with_settings(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "1")]).await;
     let team = app.team("acme").await;
     let holding = Holding::start().await;
     let run = start(&app, &team, json!([{"finish": "done"}]), &holding.url).await;
