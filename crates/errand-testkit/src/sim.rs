@@ -7,11 +7,26 @@
 //! ids and randomness come from the seed, every store operation runs on its caller's task, and the runtime has one
 //! thread. Commits, crashes, a full disk, slow and failing models, tools and receivers, and clients that lose their
 //! responses are all actions of one loop. [`Invariant`]s compare what the world knows with what the program reports. At
-//! the end all faults stop, and every run must come to its end.
+//! the end all faults stop, and every run must come to its end. Each invariant has a [`Sabotage`] that violates it, so
+//! that every check has been seen to fail.
 //!
 //! # Non-goals
 //!
 //! The API, the files of sandboxes, real networks, threads, and fsync.
+
+/// Declares an enum and the list of its members.
+macro_rules! listed {
+    ($(#[$doc:meta])* pub enum $name:ident { $($(#[$of:meta])* $member:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$of])* $member),* }
+
+        impl $name {
+            /// All members, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$member),*];
+        }
+    };
+}
 
 mod actions;
 mod clients;
@@ -22,10 +37,12 @@ mod model;
 mod program;
 mod random;
 mod receivers;
+mod sabotage;
 mod tools;
 mod world;
 
 pub use invariants::{Invariant, Violation};
+pub use sabotage::Sabotage;
 
 use std::collections::BTreeMap;
 
@@ -39,21 +56,6 @@ pub struct Options {
     pub actions: u32,
     /// A deliberate defect, to verify that the checks find it.
     pub sabotage: Option<Sabotage>,
-}
-
-/// Deliberate defects. A test requires that a check finds each of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    /// Payments claim that they may be repeated.
-    RepeatsPayments,
-    /// Some messages are accepted but not stored.
-    DropsMessages,
-    /// Some webhooks are answered although the receiver never got them.
-    SwallowsWebhooks,
-    /// Tools begin although the run was stopped.
-    BeginsAfterStop,
-    /// A model claims to have read messages that it has not read.
-    FinishesUnread,
 }
 
 /// The result of a simulation.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use errand_core::id::{ClaimToken, RunId};
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, NewEntry};
 use errand_engine::EngineOptions;
 use errand_engine::clock::Clock;
 use errand_store::model::{PageQuery, RunFilter, StepCommit, StepEnd, Usage};
@@ -18,7 +19,7 @@ use super::invariants::Invariant;
 use super::program::{Program, create_teams_and_agents};
 use super::receivers::Mode;
 use super::world::{World, short};
-use super::{Options, Outcome};
+use super::{Options, Outcome, Sabotage};
 
 /// Deadline of a step, longer than any simulated one takes.
 const STEP_MS_MAX: u64 = 86_400_000;
@@ -586,7 +587,7 @@ impl Simulation {
             Err(StoreError::Fenced) => None,
             Err(error) => return Err(error),
         };
-        let step = StepCommit {
+        let mut step = StepCommit {
             run: paused.run,
             claim: paused.claim,
             step: held.unwrap_or(0) + 1,
@@ -600,7 +601,25 @@ impl Simulation {
             step_deadline: now.plus_ms(STEP_MS_MAX),
             now,
         };
+        let keeps = self.world.sabotages(Sabotage::KeepsClaims);
+        if keeps {
+            step.end = StepEnd::Go {
+                doing: "tool",
+                who: None,
+            };
+        }
+        if self.world.sabotages(Sabotage::InventsIntents) {
+            step.entries.push(NewEntry {
+                id: self.program().wire.ids.message(now),
+                body: Body::Intent {
+                    call_id: "invented".to_owned(),
+                    claim: paused.claim,
+                    evidence: None,
+                },
+            });
+        }
         let first = store.commit_step(step.clone()).await;
+        step.step += u64::from(keeps);
         self.world.note(&format!(
             "a late driver of {what}, held: {}, released: {}",
             held.is_some(),

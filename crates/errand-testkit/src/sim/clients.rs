@@ -142,6 +142,15 @@ impl Wire {
         number
     }
 
+    /// Whether a defect of the world alters the key of a repeated request.
+    fn loses_key(&self, want: &Want) -> bool {
+        match want {
+            Want::Start { .. } => self.world.sabotages(Sabotage::LosesKeysOfStarts),
+            Want::Answer { .. } => self.world.sabotages(Sabotage::LosesKeysOfAnswers),
+            Want::Message { .. } | Want::Stop { .. } | Want::Retry { .. } => false,
+        }
+    }
+
     /// Starts an attempt of a request.
     pub(crate) fn send(&self, number: usize) -> tokio::task::AbortHandle {
         let now = self.world.now();
@@ -150,7 +159,10 @@ impl Wire {
             let request = &mut state.requests[number];
             request.open += 1;
             request.tries += 1;
-            let (want, key, tries) = (request.want.clone(), request.key.clone(), request.tries);
+            let (want, mut key, tries) = (request.want.clone(), request.key.clone(), request.tries);
+            if let Some(key) = key.as_mut().filter(|_| tries > 1 && self.loses_key(&want)) {
+                key.push_str("-again");
+            }
             let known = matches!(request.heard, Some(Heard::Accepted(_)));
             let (mut wakes, mut halts) = (None, None);
             match &want {
@@ -320,6 +332,15 @@ impl Wire {
         now: Timestamp,
     ) -> Result<Option<RunId>, StoreError> {
         let (team, owner) = self.team_of(run);
+        let answer = match answer {
+            HumanAnswer::Approval { reason, .. }
+                if self.world.sabotages(Sabotage::DeniesApprovals) =>
+            {
+                let approved = false;
+                HumanAnswer::Approval { approved, reason }
+            }
+            answer => answer,
+        };
         let respond = Respond {
             team,
             run,

@@ -8,6 +8,7 @@ use errand_store::StoreError;
 use errand_store::model::PageQuery;
 use serde_json::json;
 
+use super::Sabotage;
 use super::actions::{SECOND, Simulation};
 use super::invariants::{Invariant, Record, at_rest, at_the_end, of_run, starts, stored};
 use super::world::State;
@@ -132,11 +133,20 @@ impl Simulation {
             limit: u32::MAX,
             offset: 0,
         };
+        let mut events = store.events_after(team, id, 0, u32::MAX).await?.events;
+        if self.world.sabotages(Sabotage::LosesEvents) && !events.is_empty() {
+            events.remove(0);
+        }
+        if self.world.sabotages(Sabotage::ReportsOtherStatus)
+            && let Some(event) = events.iter_mut().find(|event| event.kind == "run.updated")
+        {
+            event.data["status"] = json!("running");
+        }
         Ok(Record {
             id,
             view: store.run(team, id).await?,
             messages: store.messages(team, id, page).await?.items,
-            events: store.events_after(team, id, 0, u32::MAX).await?.events,
+            events,
             deliveries: store.deliveries_of(team, id).await?,
         })
     }

@@ -24,31 +24,32 @@ use super::receivers::url_of;
 use super::tools::{Kind, exact, kind_of};
 use super::world::{State, World};
 
-/// A rule that must always hold. [`Invariant::sentence`] explains each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Invariant {
-    NoSilentRepeat,
-    OnlyApproved,
-    NothingDenied,
-    StopHolds,
-    StartedOnce,
-    MessageKept,
-    MessageRead,
-    OneAnswer,
-    Answers,
-    Lapses,
-    WorkingTime,
-    SameBytes,
-    InOrder,
-    Delivered,
-    Transitions,
-    NoGaps,
-    OneResult,
-    Fenced,
-    NeverStuck,
-    NoInternal,
-    Starts,
-    Stored,
+listed! {
+    /// A rule that must always hold. [`Invariant::sentence`] explains each. [`super::Sabotage`] has a defect for each.
+    pub enum Invariant {
+        NoSilentRepeat,
+        OnlyApproved,
+        NothingDenied,
+        StopHolds,
+        StartedOnce,
+        MessageKept,
+        MessageRead,
+        OneAnswer,
+        Answers,
+        Lapses,
+        WorkingTime,
+        SameBytes,
+        InOrder,
+        Delivered,
+        Transitions,
+        NoGaps,
+        OneResult,
+        Fenced,
+        NeverStuck,
+        NoInternal,
+        Starts,
+        Stored,
+    }
 }
 
 impl Invariant {
@@ -78,7 +79,7 @@ impl Invariant {
             Self::Lapses => {
                 "a request expires at its deadline and not before, and `on_expire` decides what follows"
             }
-            Self::WorkingTime => "no run is active beyond its limit of active time",
+            Self::WorkingTime => "no run gets more active time than its limit",
             Self::SameBytes => "a webhook has the same id and the same bytes at every attempt",
             Self::InOrder => {
                 "the first attempts of a run's webhooks arrive in the order of its events"
@@ -249,6 +250,7 @@ pub(crate) fn of_run(state: &State, record: &Record) -> Verdict {
     answers_shown(state, record)?;
     lapses(state, record)?;
     guarded(state, record)?;
+    active_time(state, record)?;
     deliveries_made(state, record)?;
     if let Some(error) = &record.view.run.error
         && ["internal", "unreadable", "build_unreadable"].contains(&error.code.as_str())
@@ -267,13 +269,6 @@ pub(crate) fn at_rest(now: Timestamp, record: &Record) -> Verdict {
     {
         let detail = format!("{}: {request:?} is still pending", record.id);
         return Err((Invariant::Lapses, detail));
-    }
-    if let Some(waiting) = &view.run.waiting_on
-        && ["start", "model", "tool"].contains(&waiting.kind.as_str())
-        && waiting.deadline.is_some_and(|at| at <= now)
-    {
-        let detail = format!("{}: {waiting:?}", record.id);
-        return Err((Invariant::WorkingTime, detail));
     }
     Ok(())
 }
@@ -525,6 +520,25 @@ fn lapses(state: &State, record: &Record) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// Checks that a run's present step must end before the run is active for longer than its limit.
+fn active_time(state: &State, record: &Record) -> Verdict {
+    let Some(known) = state.runs.get(&record.id) else {
+        return Ok(());
+    };
+    let limit_ms = state.agents[known.agent].seconds * 1000;
+    // The claim may be of a time before the clock was set back.
+    let last = state.latest.plus_ms(limit_ms);
+    let waiting = record.view.run.waiting_on.as_ref();
+    let works = waiting.filter(|on| ["start", "model", "tool"].contains(&on.kind.as_str()));
+    match works.and_then(|on| on.deadline) {
+        Some(deadline) if deadline > last => {
+            let detail = format!("{}: {waiting:?}, limit: {limit_ms} ms", record.id);
+            Err((Invariant::WorkingTime, detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that a guarded call after untrusted content was approved by a person.

@@ -104,14 +104,19 @@ impl Session for Following {
                 state.broken(now, Invariant::StopHolds, detail);
             }
         }
+        if self.world.sabotages(Sabotage::Panics) && turn == 2 {
+            // Without a message on standard error.
+            std::panic::resume_unwind(Box::new("a simulated panic"));
+        }
         if !self.script.pure {
             self.be_slow_or_fail(run, turn).await?;
         }
         let now = self.world.now();
         let mut moves = self.script.turn(turn);
         for action in &mut moves {
-            if let Move::Finish { text } = action {
-                *text = finish_text(turn, read);
+            match action {
+                Move::Finish { text } => *text = finish_text(turn, read),
+                action => self.sabotage(action),
             }
         }
         self.world.state().note(
@@ -144,6 +149,22 @@ impl Session for Following {
 }
 
 impl Following {
+    /// Alters a move, if the world has such a defect.
+    fn sabotage(&self, action: &mut Move) {
+        match action {
+            Move::Call { id, .. } if self.world.sabotages(Sabotage::RepeatsCallIds) => {
+                *id = Some("c".to_owned());
+            }
+            Move::Ask(draft)
+                if self.world.sabotages(Sabotage::LapsesSilently)
+                    && draft.on_expire == Some(OnExpire::Fail) =>
+            {
+                draft.on_expire = Some(OnExpire::Continue);
+            }
+            _ => {}
+        }
+    }
+
     async fn be_slow_or_fail(&self, run: &RunFacts, turn: u64) -> Result<(), ModelError> {
         enum Mood {
             Quick,

@@ -18,6 +18,7 @@ use errand_store::{DirLock, Idempotent, NewTeam, NewUser, NewWebhook, OpenOption
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::Sabotage;
 use super::actions::TEAMS_RECEIVER;
 use super::clients::Wire;
 use super::disk::SimDisk;
@@ -86,6 +87,9 @@ impl Program {
             ..Trial::default()
         };
         let lock = acquire_lock(dir).await?;
+        if world.sabotages(Sabotage::DamagesFile) && !world.state().teams.is_empty() {
+            damage(dir).map_err(|error| error.to_string())?;
+        }
         let store = Store::open_on_trial(open, lock, trial).map_err(|e| e.to_string())?;
         let draining = CancellationToken::new();
         let context = EngineContext {
@@ -122,6 +126,22 @@ impl Program {
     pub(crate) fn crash(self) {
         self.engine.abort();
     }
+}
+
+/// Overwrites the beginning of the database, and removes its log.
+fn damage(dir: &Path) -> std::io::Result<()> {
+    let file = dir.join("errand.db");
+    let mut bytes = std::fs::read(&file)?;
+    let header = bytes.len().min(4096);
+    bytes[..header].fill(0);
+    std::fs::write(&file, bytes)?;
+    for log in ["errand.db-wal", "errand.db-shm"] {
+        match std::fs::remove_file(dir.join(log)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Takes the directory's lock as soon as the tasks of the previous program have released it.
@@ -189,6 +209,14 @@ pub(crate) async fn create_teams_and_agents(world: &Arc<World>, program: &Progra
     }
 }
 
+/// The outcome of an expired request as the program gets it.
+pub(crate) fn lapse_of(world: &World, word: &'static str) -> &'static str {
+    match word {
+        "fail" if world.sabotages(Sabotage::LapsesSilently) => "continue",
+        word => word,
+    }
+}
+
 async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team: usize) {
     let now = world.now();
     let ids = &program.wire.ids;
@@ -205,11 +233,25 @@ async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team
             policies.insert(name, word);
         }
         let mut tools = json!(policies);
+        for (sabotage, ignored) in [
+            (Sabotage::AllowsWhatShouldAsk, "ask"),
+            (Sabotage::AllowsWhatIsDenied, "deny"),
+        ] {
+            for (name, word) in &policies {
+                if world.sabotages(sabotage) && *word == ignored {
+                    tools[*name] = json!("allow");
+                }
+            }
+        }
         if people {
             tools["request_approval"] = json!("allow");
             tools["ask_human"] = json!("allow");
         }
-        let mut limits = json!({"seconds": random.pick(&[60, 600, 86_400])});
+        let seconds = *random.pick(&[60, 600, 86_400]);
+        let mut limits = json!({"seconds": seconds});
+        if world.sabotages(Sabotage::GrantsMoreTime) {
+            limits["seconds"] = json!(seconds * 2);
+        }
         if random.chance(200) {
             limits["steps"] = json!(3 + random.below(20));
         }
@@ -221,7 +263,10 @@ async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team
             "tools": tools,
             "limits": limits,
             "human_in_the_loop": people,
-            "human_requests": {"expires_in": expires_in, "on_expire": on_expire},
+            "human_requests": {
+                "expires_in": expires_in,
+                "on_expire": lapse_of(world, on_expire),
+            },
         }});
         let agent = Agent {
             id,
@@ -229,6 +274,7 @@ async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team
             script,
             policies,
             on_expire,
+            seconds,
         };
         (agent, config, state.teams[team])
     };

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::Sabotage;
 use super::invariants::Invariant;
-use super::world::{World, short};
+use super::world::{State, World, short};
 
 /// The current behavior of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,16 @@ impl Post for SimNetwork {
             self.0.linger(GIVES_UP_MS).await;
             return Err(too_late());
         }
-        let lost = self.0.sabotages(Sabotage::SwallowsWebhooks) && id.ends_with(['3', '7']);
-        let receipt = (!lost).then(|| self.attempted(url, id, &body, Some(mode)));
+        let chosen = id.ends_with(['3', '7']);
+        let lost = chosen && self.0.sabotages(Sabotage::SwallowsWebhooks);
+        let late = chosen && self.0.sabotages(Sabotage::DelaysWebhooks);
+        let receipt = (!lost && !late).then(|| self.attempted(url, id, &body, Some(mode)));
+        if late {
+            let delayed = (url.clone(), id.to_owned(), body.clone());
+            self.0.state().delayed.push(delayed);
+        } else if let Some((_, id, body)) = self.0.state().take_delayed(url) {
+            self.attempted(url, &id, &body, Some(mode));
+        }
         let status = match mode {
             Mode::Answers(status) => {
                 self.0.give_way().await;
@@ -101,13 +109,21 @@ impl Post for SimNetwork {
     }
 }
 
+impl State {
+    /// Takes a delayed webhook for this URL, if there is one.
+    fn take_delayed(&mut self, url: &Url) -> Option<(Url, String, Bytes)> {
+        let index = self.delayed.iter().position(|(to, ..)| to == url)?;
+        Some(self.delayed.remove(index))
+    }
+}
+
 impl SimNetwork {
     /// Records an attempt, and a receipt if the request reached the receiver. Returns the index of the receipt.
     fn attempted(&self, url: &Url, id: &str, body: &Bytes, mode: Option<Mode>) -> Option<usize> {
         let event: Value = serde_json::from_slice(body).unwrap_or_default();
         let run = event["run_id"].as_str().unwrap_or_default().to_owned();
         let sequence = event["sequence"].as_u64().unwrap_or_default();
-        let digest: [u8; 32] = Sha256::digest(body).into();
+        let mut digest: [u8; 32] = Sha256::digest(body).into();
         let now = self.0.now();
         let mut state = self.0.state();
         let what = format!(
@@ -118,6 +134,9 @@ impl SimNetwork {
         );
         state.note(now, &what);
         let key = (url.to_string(), id.to_owned());
+        if self.0.sabotages(Sabotage::AltersRepeatedWebhooks) && state.bodies.contains_key(&key) {
+            digest[0] ^= 1;
+        }
         match state.bodies.insert(key, digest) {
             Some(before) if before != digest => {
                 state.broken(now, Invariant::SameBytes, what.clone());

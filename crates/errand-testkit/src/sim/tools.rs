@@ -124,6 +124,9 @@ impl Tool for SimTool {
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
         let exact = exact(self.name, &arguments);
         let (course, at_once, fails) = self.begin(context, &exact);
+        if self.world.sabotages(Sabotage::NeverReturns) && self.kind == Kind::TellsModel {
+            std::future::pending::<()>().await;
+        }
         if at_once {
             self.has_effect(context.run, &exact);
         }

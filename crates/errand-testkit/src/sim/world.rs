@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use errand_core::human::HumanRequest;
 use errand_core::id::{HumanRequestId, RunId, SandboxId, TeamId, UserId};
 use errand_core::time::Timestamp;
@@ -12,6 +13,7 @@ use errand_core::transcript::hex;
 use errand_engine::clock::Clock;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
+use url::Url;
 
 use super::clients::Request;
 use super::invariants::{Invariant, Violation};
@@ -48,6 +50,8 @@ pub(crate) struct Agent {
     pub(crate) policies: BTreeMap<&'static str, &'static str>,
     /// The outcome of requests that expire without their own setting.
     pub(crate) on_expire: &'static str,
+    /// The limit of active time.
+    pub(crate) seconds: u64,
 }
 
 /// A run with the facts that invariants need.
@@ -107,6 +111,8 @@ pub(crate) struct State {
     pub(crate) calls: BTreeMap<(RunId, String), Call>,
     pub(crate) receivers: Vec<Mode>,
     pub(crate) receipts: Vec<Receipt>,
+    /// Webhooks that a defect of the network holds back: URL, id and body.
+    pub(crate) delayed: Vec<(Url, String, Bytes)>,
     /// The digest of each webhook's body, by URL and id.
     pub(crate) bodies: BTreeMap<(String, String), [u8; 32]>,
     /// The number of the last event whose first attempt arrived, by URL and run.
@@ -142,6 +148,7 @@ impl World {
                 calls: BTreeMap::new(),
                 receivers: Vec::new(),
                 receipts: Vec::new(),
+                delayed: Vec::new(),
                 bodies: BTreeMap::new(),
                 first_attempts: BTreeMap::new(),
                 violation: None,
