@@ -39,4 +39,12 @@ impl Faults for SimDisk {
         let times = |bits: u64| u32::try_from((bits & 7).saturating_sub(4)).unwrap_or(0);
         (times(bits), times(bits >> 8))
     }
+
+    fn next_write(&self, waiting: usize) -> usize {
+        let mut state = self.0.state();
+        if waiting > 1 {
+            state.saw("writes of several callers in one commit");
+        }
+        state.random.index(waiting)
+    }
 }

@@ -24,10 +24,16 @@ pub trait Faults: Send + Sync {
     /// Called once before each commit.
     fn at_commit(&self) -> Fault;
 
-    /// For simulations: how many times a writer yields to other tasks before the write, and before it receives the
-    /// result.
+    /// For simulations: how many times a writer yields to other tasks between submitting a write and committing what
+    /// waits, and before it receives the result.
     fn gives_way(&self) -> (u32, u32) {
         (0, 0)
+    }
+
+    /// For simulations: which of the waiting writes a batch takes next, as an index below `waiting`. Writes of one task
+    /// keep their order.
+    fn next_write(&self, _waiting: usize) -> usize {
+        0
     }
 }
 

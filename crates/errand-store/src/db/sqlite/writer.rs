@@ -240,8 +240,31 @@ enum Way {
         /// Becomes true, or loses its sender, when the thread has closed the database.
         ended: watch::Receiver<bool>,
     },
-    /// Simulated: writes run on the caller's task.
-    Here(Box<Mutex<Loop>>),
+    /// Simulated: writes run on the tasks of their callers.
+    Here(Box<Mutex<Simulated>>),
+}
+
+/// A writer without a thread. One of the callers commits the writes of all callers that wait.
+struct Simulated {
+    writing: Loop,
+    /// Each with the task that submitted it.
+    waiting: Vec<(Option<tokio::task::Id>, Box<dyn Job>)>,
+}
+
+impl Simulated {
+    /// Takes the waiting jobs in the order that the simulation decides.
+    fn take_batch(&mut self) -> Vec<Box<dyn Job>> {
+        let mut batch = Vec::with_capacity(self.waiting.len());
+        while !self.waiting.is_empty() {
+            let faults = self.writing.trial.faults.as_ref();
+            let chosen = faults.map_or(0, |faults| faults.next_write(self.waiting.len()));
+            let task = self.waiting.get(chosen).and_then(|(task, _)| *task);
+            // A task may have given up an earlier write. The thread would execute that one first, too.
+            let first = self.waiting.iter().position(|(of, _)| *of == task);
+            batch.push(self.waiting.remove(first.unwrap_or(0)).1);
+        }
+        batch
+    }
 }
 
 impl Writer {
@@ -272,7 +295,8 @@ impl Writer {
             commits: Arc::clone(&commits),
         };
         if here {
-            let way = Way::Here(Box::new(Mutex::new(writing)));
+            let waiting = Vec::new();
+            let way = Way::Here(Box::new(Mutex::new(Simulated { writing, waiting })));
             return Ok(Self {
                 way,
                 closing,
@@ -384,23 +408,29 @@ impl Writer {
         }
     }
 
-    async fn write_here(&self, writing: &Mutex<Loop>, job: Box<dyn Job>) {
+    async fn write_here(&self, simulated: &Mutex<Simulated>, job: Box<dyn Job>) {
         let (before, after) = {
-            let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
-            let faults = writing.trial.faults.as_ref();
+            let mut simulated = simulated.lock().unwrap_or_else(PoisonError::into_inner);
+            simulated.waiting.push((tokio::task::try_id(), job));
+            let faults = simulated.writing.trial.faults.as_ref();
             faults.map_or((0, 0), |faults| faults.gives_way())
         };
         for _ in 0..before {
             tokio::task::yield_now().await;
         }
         {
-            let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut simulated = simulated.lock().unwrap_or_else(PoisonError::into_inner);
+            // Empty if another caller has committed this write meanwhile.
+            let batch = simulated.take_batch();
             if *self.poisoned.borrow() {
-                job.answer(Some(unknown()));
+                batch
+                    .into_iter()
+                    .for_each(|job| job.answer(Some(unknown())));
             } else if self.is_closing() {
-                job.answer(Some(StoreError::Unavailable(Cow::Borrowed(CLOSED))));
-            } else if !writing.commit(vec![job]) {
-                writing.poison.send_replace(true);
+                let closed = || StoreError::Unavailable(Cow::Borrowed(CLOSED));
+                batch.into_iter().for_each(|job| job.answer(Some(closed())));
+            } else if !batch.is_empty() && !simulated.writing.commit(batch) {
+                simulated.writing.poison.send_replace(true);
             }
         }
         for _ in 0..after {
