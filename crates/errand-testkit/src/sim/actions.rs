@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use errand_core::config::Left;
+use errand_core::content::Content;
+use errand_core::effective::CallerPolicies;
 use errand_core::id::{ClaimToken, RunId};
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
@@ -11,14 +14,14 @@ use errand_core::transcript::{Body, NewEntry};
 use errand_engine::EngineOptions;
 use errand_engine::clock::Clock;
 use errand_store::model::{PageQuery, RunFilter, StepCommit, StepEnd, Usage};
-use errand_store::{Idempotent, StoreError};
+use errand_store::{Idempotent, StartChild, Store, StoreError};
 use tempfile::TempDir;
 
 use super::clients::{Heard, Tasks, Want, draw_answer};
 use super::invariants::Invariant;
 use super::program::{Program, create_teams_and_agents};
 use super::receivers::Mode;
-use super::world::{World, short};
+use super::world::{Agent, Origin, World, short};
 use super::{Options, Outcome, Sabotage};
 
 /// Deadline of a step, longer than any simulated one takes.
@@ -66,6 +69,7 @@ enum Action {
     Advance,
     NextMoment,
     SetBack,
+    Fork,
     Crash,
     Drain,
     Full,
@@ -77,7 +81,7 @@ enum Action {
     Look,
 }
 
-const ACTIONS: [(u64, Action); 21] = [
+const ACTIONS: [(u64, Action); 22] = [
     (110, Action::Start),
     (90, Action::Message),
     (45, Action::Stop),
@@ -90,6 +94,7 @@ const ACTIONS: [(u64, Action); 21] = [
     (120, Action::Advance),
     (50, Action::NextMoment),
     (6, Action::SetBack),
+    (15, Action::Fork),
     (14, Action::Crash),
     (5, Action::Drain),
     (12, Action::Full),
@@ -250,6 +255,7 @@ impl Simulation {
                 self.world.note("the clock is set back");
                 self.world.set_clock(back);
             }
+            Action::Fork => self.fork_a_run(RECEIVERS).await,
             Action::Crash => self.crash().await,
             Action::Drain => self.drain().await,
             Action::Full => {
@@ -270,7 +276,7 @@ impl Simulation {
     }
 
     /// Sends a new request; sometimes twice at once with the same key.
-    fn send(&self, want: Want) {
+    pub(crate) fn send(&self, want: Want) {
         let (with_key, twice) = {
             let random = &mut self.world.state().random;
             (random.chance(750), random.chance(120))
@@ -283,15 +289,20 @@ impl Simulation {
         }
     }
 
+    /// Whether no more runs should be started.
+    pub(crate) fn has_enough_runs(&self) -> bool {
+        let state = self.world.state();
+        let starts =
+            |r: &&super::clients::Request| matches!(r.want, Want::Start { .. } | Want::Fork(_));
+        state.requests.iter().filter(starts).count() >= RUNS_MAX
+    }
+
     fn start_a_run(&self) {
         let want = {
-            let mut state = self.world.state();
-            let started = (state.requests.iter())
-                .filter(|r| matches!(r.want, Want::Start { .. }))
-                .count();
-            if started >= RUNS_MAX {
+            if self.has_enough_runs() {
                 return;
             }
+            let mut state = self.world.state();
             let agents = state.agents.len();
             let agent = state.random.index(agents);
             let team = state.agents[agent].team;
@@ -327,16 +338,19 @@ impl Simulation {
         }
     }
 
-    /// The runs whose start was accepted, in the order of the requests.
+    /// The runs whose start was accepted, in the order of the requests, and then the child runs.
     pub(crate) fn known_runs(&self) -> Vec<RunId> {
         let state = self.world.state();
         let heard = state.requests.iter().map(|request| &request.heard);
-        heard
-            .filter_map(|heard| match heard {
-                Some(Heard::Accepted(run)) => *run,
-                _ => None,
-            })
-            .collect()
+        let started = heard.filter_map(|heard| match heard {
+            Some(Heard::Accepted(run)) => *run,
+            _ => None,
+        });
+        let children = state
+            .runs
+            .iter()
+            .filter(|(_, run)| run.origin == Origin::Call);
+        started.chain(children.map(|(id, _)| *id)).collect()
     }
 
     /// The runs of all teams with one of these statuses; if empty, all runs.
@@ -354,7 +368,17 @@ impl Simulation {
             };
             match self.program().store.list_runs(team.id, filter, page).await {
                 Ok(page) => {
-                    all.extend(page.items.iter().map(|run| RunId::from_stored(run.id)));
+                    let mut state = self.world.state();
+                    for run in &page.items {
+                        let id = RunId::from_stored(run.id);
+                        all.push(id);
+                        let agent = |agent: &Agent| agent.id.as_uuid() == run.agent_id;
+                        if run.source.is_none()
+                            && let Some(agent) = state.agents.iter().position(agent)
+                        {
+                            state.meet_child(id, agent, None);
+                        }
+                    }
                 }
                 Err(error) => self.world.broken(Invariant::Answers, error.to_string()),
             }
@@ -400,9 +424,20 @@ impl Simulation {
             state.asks.insert(request.id, (run, request.clone()));
         }
         for _ in 0..times {
-            let (answer, word) = draw_answer(&mut self.world.state().random, &request);
+            let (path, answer, word) = {
+                let mut state = self.world.state();
+                let (answer, word) = draw_answer(&mut state.random, &request);
+                let caller = state.runs[&run].caller;
+                // People see the request at the run that started this one, too.
+                let path = caller.filter(|_| state.runs[&run].origin == Origin::Call);
+                let path = path.filter(|_| state.random.chance(500));
+                if path.is_some() {
+                    state.saw("answered at the caller");
+                }
+                (path.unwrap_or(run), answer, word)
+            };
             self.send(Want::Answer {
-                run,
+                run: path,
                 request: request.id,
                 answer,
                 word,
@@ -618,6 +653,9 @@ impl Simulation {
                 },
             });
         }
+        if self.world.sabotages(Sabotage::StartsUncalledRuns) {
+            step.end = self.uncalled_run(store, paused.run).await?;
+        }
         let first = store.commit_step(step.clone()).await;
         step.step += u64::from(keeps);
         self.world.note(&format!(
@@ -650,6 +688,30 @@ impl Simulation {
         store
             .release_late(paused.run, paused.claim, Vec::new(), now)
             .await
+    }
+
+    /// A child run that no call has asked for.
+    async fn uncalled_run(&self, store: &Store, caller: RunId) -> Result<StepEnd, StoreError> {
+        let (team, agent) = {
+            let state = self.world.state();
+            let agent = &state.agents[state.runs[&caller].agent];
+            (state.teams[agent.team].id, agent.id)
+        };
+        let build = store.live_build(team, agent).await?;
+        let now = self.world.now();
+        let ids = &self.program().wire.ids;
+        Ok(StepEnd::Child(Box::new(StartChild {
+            call_id: "uncalled".to_owned(),
+            id: ids.run(now),
+            assignment: agent.to_string(),
+            allowed: vec![agent],
+            message: Some((ids.message(now), "task that nobody gave".to_owned())),
+            content: Content::default(),
+            policies: CallerPolicies::default(),
+            left: Left::default(),
+            expected_build: Some(build.usable()),
+            human_in_the_loop: true,
+        })))
     }
 
     /// Reads a random run and checks it.

@@ -15,10 +15,11 @@ use serde_json::{Map, json};
 use sha2::{Digest as _, Sha256};
 
 use super::Sabotage;
+use super::forks::WantedFork;
 use super::invariants::Invariant;
 use super::random::Random;
 use super::receivers::url_of;
-use super::world::{Run, World, short};
+use super::world::{Origin, Run, World, short};
 
 /// The content of a client's request.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub(crate) enum Want {
         human_webhook: Option<usize>,
         message: bool,
     },
+    /// Fork a run.
+    Fork(WantedFork),
     /// Send a message.
     Message { run: RunId },
     /// Answer a human request.
@@ -107,8 +110,8 @@ struct Try {
     wakes: Option<RunId>,
     /// The client got an acceptance before, so a refusal would be a contradiction.
     known: bool,
-    /// For a stop: the run, and the number of messages and retries sent to it before.
-    halts: Option<(RunId, u64)>,
+    /// For a stop: the runs that it stops, and the number of messages and retries sent to each before.
+    halts: Vec<(RunId, u64)>,
 }
 
 impl Drop for Try {
@@ -147,7 +150,7 @@ impl Wire {
         match want {
             Want::Start { .. } => self.world.sabotages(Sabotage::LosesKeysOfStarts),
             Want::Answer { .. } => self.world.sabotages(Sabotage::LosesKeysOfAnswers),
-            Want::Message { .. } | Want::Stop { .. } | Want::Retry { .. } => false,
+            Want::Fork(_) | Want::Message { .. } | Want::Stop { .. } | Want::Retry { .. } => false,
         }
     }
 
@@ -164,7 +167,7 @@ impl Wire {
                 key.push_str("-again");
             }
             let known = matches!(request.heard, Some(Heard::Accepted(_)));
-            let (mut wakes, mut halts) = (None, None);
+            let (mut wakes, mut halts) = (None, Vec::new());
             match &want {
                 Want::Message { run } | Want::Retry { run } => {
                     if let Some(known) = state.runs.get_mut(run) {
@@ -175,10 +178,13 @@ impl Wire {
                     }
                 }
                 Want::Stop { run } => {
-                    let known = state.runs.get(run).filter(|known| known.wakes_open == 0);
-                    halts = known.map(|known| (*run, known.wakes_sent));
+                    let known = state.stopped_with(*run).into_iter().filter_map(|run| {
+                        let known = state.runs.get(&run)?;
+                        (known.wakes_open == 0).then_some((run, known.wakes_sent))
+                    });
+                    halts = known.collect();
                 }
-                Want::Start { .. } | Want::Answer { .. } => {}
+                Want::Start { .. } | Want::Fork(_) | Want::Answer { .. } => {}
             }
             state.note(
                 now,
@@ -206,6 +212,7 @@ impl Wire {
         let number = attempt.number;
         let heard = match want {
             Want::Start { .. } => self.start(number, &want, key, now).await,
+            Want::Fork(fork) => self.fork(number, &fork, key, now).await,
             Want::Message { run } => self.message(number, run, key, now).await,
             Want::Answer {
                 run,
@@ -258,7 +265,8 @@ impl Wire {
                 id,
                 Run {
                     agent: *agent,
-                    start: number,
+                    origin: Origin::Request(number),
+                    caller: None,
                     halted: false,
                     wakes_sent: 0,
                     wakes_open: 0,
@@ -286,7 +294,7 @@ impl Wire {
         };
         let once = Idempotent {
             idem: key.map(|key| idem(team.key, "/v1/runs".to_owned(), key)),
-            render: |view: &RunView| stored(&view.run.id.to_string()),
+            render: started,
         };
         Ok(match self.store.start_run(start, once).await? {
             Outcome::Executed(view) => Some(RunId::from_stored(view.run.id)),
@@ -356,7 +364,7 @@ impl Wire {
         self.store.respond(respond, once).await.map(|_| None)
     }
 
-    fn once<T>(
+    pub(crate) fn once<T>(
         &self,
         key: Option<String>,
         path: &str,
@@ -373,7 +381,7 @@ impl Wire {
         }
     }
 
-    fn team_of(&self, run: RunId) -> (errand_core::id::TeamId, errand_core::id::UserId) {
+    pub(crate) fn team_of(&self, run: RunId) -> (errand_core::id::TeamId, errand_core::id::UserId) {
         let state = self.world.state();
         let team = state.teams[state.agents[state.runs[&run].agent].team];
         (team.id, team.owner)
@@ -381,14 +389,13 @@ impl Wire {
 
     /// Records an answered stop: nothing of the run may begin until something is sent that resumes it.
     fn record_stop(&self, attempt: &Try) {
-        let Some((run, sent_before)) = attempt.halts else {
-            return;
-        };
         let mut state = self.world.state();
-        if let Some(known) = state.runs.get_mut(&run)
-            && known.wakes_sent == sent_before
-        {
-            known.halted = true;
+        for (run, sent_before) in &attempt.halts {
+            if let Some(known) = state.runs.get_mut(run)
+                && known.wakes_sent == *sent_before
+            {
+                known.halted = true;
+            }
         }
     }
 
@@ -466,6 +473,7 @@ fn describe(want: &Want) -> String {
         Want::Start { agent, sandbox, .. } => {
             format!("start agent {agent} (sandbox: {})", sandbox.is_some())
         }
+        Want::Fork(fork) => format!("fork {} after {} messages", short(fork.of), fork.copies),
         Want::Message { run } => format!("message to {}", short(run)),
         Want::Answer {
             run, request, word, ..
@@ -473,6 +481,11 @@ fn describe(want: &Want) -> String {
         Want::Stop { run } => format!("stop {}", short(run)),
         Want::Retry { run } => format!("retry {}", short(run)),
     }
+}
+
+/// The recorded response to a start or a fork.
+pub(crate) fn started(view: &RunView) -> StoredAnswer {
+    stored(&view.run.id.to_string())
 }
 
 fn stored(body: &str) -> StoredAnswer {

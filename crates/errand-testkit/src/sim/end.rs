@@ -1,5 +1,7 @@
 //! The end of a simulation: faults stop, everything comes to rest, every run ends, and all invariants are checked.
 
+use std::collections::BTreeMap;
+
 use errand_core::event::EventKind;
 use errand_core::id::RunId;
 use errand_core::run::Status;
@@ -10,8 +12,10 @@ use serde_json::json;
 
 use super::Sabotage;
 use super::actions::{SECOND, Simulation};
+use super::family::{families, grants};
+use super::forks::copies;
 use super::invariants::{Invariant, Record, at_rest, at_the_end, of_run, starts, stored};
-use super::world::State;
+use super::world::{Origin, State};
 
 /// Scheduler turns without activity after which the world is at rest.
 const QUIET_TURNS: u32 = 40;
@@ -138,7 +142,9 @@ impl Simulation {
             events.remove(0);
         }
         if self.world.sabotages(Sabotage::ReportsOtherStatus)
-            && let Some(event) = events.iter_mut().find(|event| event.kind == "run.updated")
+            && let Some(event) = events
+                .iter_mut()
+                .find(|event| event.kind == EventKind::RunUpdated)
         {
             event.data["status"] = json!("running");
         }
@@ -187,6 +193,7 @@ impl Simulation {
         if !self.can_continue() {
             return;
         }
+        let mut records = BTreeMap::new();
         for run in there {
             let record = match self.read(run).await {
                 Ok(record) => record,
@@ -211,7 +218,13 @@ impl Simulation {
                 .collect();
             self.world
                 .note(&json!([view, messages, events]).to_string());
+            records.insert(run, record);
         }
+        let verdict = {
+            let state = self.world.state();
+            families(&state, &records).and_then(|()| copies(&state, &records))
+        };
+        self.judge(verdict);
     }
 }
 
@@ -235,6 +248,16 @@ fn count_situations(state: &mut State, record: &Record) {
         if event.data["waiting_on"]["kind"] == "sandbox" {
             state.saw("waited for a sandbox");
         }
+        if event.data["waiting_on"]["kind"] == "child_run" {
+            state.saw("waited for a child run");
+        }
+    }
+    if state.fork_of(record.id).is_some() {
+        state.saw("fork");
+    }
+    let is_child = state.runs.get(&record.id).map(|run| run.origin) == Some(Origin::Call);
+    if is_child && grants(record) > 0 {
+        state.saw("child run at its caller's limit");
     }
     for message in &record.messages {
         if let Some(request) = &message.human_request
@@ -254,6 +277,8 @@ fn count_situations(state: &mut State, record: &Record) {
         }
         let error = message.tool_result.as_ref().and_then(|r| r.error.as_ref());
         match error.and_then(|error| error.split_once(':')) {
+            Some(("child_failed", _)) => state.saw("child run failed"),
+            Some(("child_stopped", _)) => state.saw("child run stopped"),
             Some(("not_run", _)) => state.saw("call not run"),
             Some(("outcome_unknown", _)) => state.saw("call with an unknown outcome"),
             Some(("denied", _)) => state.saw("call denied"),

@@ -19,10 +19,13 @@ use serde_json::Value;
 
 use super::actions::TEAMS_RECEIVER;
 use super::clients::{Heard, Request, Want, lets_run};
-use super::model::read_by;
+use super::family::tokens_of;
+use super::forks::WantedFork;
+use super::model::{is_task, read_by};
+use super::network::is_part;
 use super::receivers::url_of;
 use super::tools::{Kind, exact, kind_of};
-use super::world::{State, World};
+use super::world::{Origin, State, World};
 
 listed! {
     /// A rule that must always hold. [`Invariant::sentence`] explains each. [`super::Sabotage`] has a defect for each.
@@ -49,6 +52,11 @@ listed! {
         NoInternal,
         Starts,
         Stored,
+        RunPerCall,
+        SharedLimits,
+        CountedOnce,
+        WholeAnswers,
+        ForkCopies,
     }
 }
 
@@ -99,6 +107,17 @@ impl Invariant {
             Self::NoInternal => "no run fails because of an internal error",
             Self::Starts => "the program starts on the data that a crash left behind",
             Self::Stored => "the store's own invariants hold (`errand_store::Store::audit`)",
+            Self::RunPerCall => {
+                "a call of `run_assignment` starts one run, however often its driver is lost"
+            }
+            Self::SharedLimits => {
+                "a run and those below it use no more tokens than the run's limit, apart from the turn that reaches it"
+            }
+            Self::CountedOnce => "the usage of a run contains no call of a model twice",
+            Self::WholeAnswers => "no part of an answer that broke off is in the transcript",
+            Self::ForkCopies => {
+                "a fork begins with the messages of the other run, up to the one that was named"
+            }
         }
     }
 }
@@ -113,7 +132,7 @@ pub struct Violation {
     pub last: Vec<String>,
 }
 
-type Verdict = Result<(), (Invariant, String)>;
+pub(crate) type Verdict = Result<(), (Invariant, String)>;
 
 /// Whether a call that has just begun (and is counted already) was allowed to begin.
 pub(crate) fn may_begin(
@@ -251,6 +270,7 @@ pub(crate) fn of_run(state: &State, record: &Record) -> Verdict {
     lapses(state, record)?;
     guarded(state, record)?;
     active_time(state, record)?;
+    model_calls(state, record)?;
     deliveries_made(state, record)?;
     if let Some(error) = &record.view.run.error
         && ["internal", "unreadable", "build_unreadable"].contains(&error.code.as_str())
@@ -416,11 +436,22 @@ fn users_messages(state: &State, record: &Record) -> Verdict {
                 .or_default() += 1;
         }
     }
-    let start = state.runs.get(&record.id).map(|run| run.start);
+    let origin = state.runs.get(&record.id).map(|run| run.origin);
+    if origin == Some(Origin::Call) {
+        // The call's message.
+        let tasks: Vec<_> = there.iter().filter(|(text, _)| is_task(text)).collect();
+        if tasks.iter().map(|(_, count)| **count).sum::<u32>() != 1 {
+            let detail = format!("{}: messages of the call: {tasks:?}", record.id);
+            return Err((Invariant::MessageKept, detail));
+        }
+        there.retain(|text, _| !is_task(text));
+    }
     for (number, request) in state.requests.iter().enumerate() {
         let to_this = match &request.want {
             Want::Message { run } => *run == record.id,
-            Want::Start { message, .. } => *message && start == Some(number),
+            Want::Start { message, .. } | Want::Fork(WantedFork { message, .. }) => {
+                *message && origin == Some(Origin::Request(number))
+            }
             Want::Answer { .. } | Want::Stop { .. } | Want::Retry { .. } => false,
         };
         if !to_this {
@@ -429,7 +460,7 @@ fn users_messages(state: &State, record: &Record) -> Verdict {
         let count = there.remove(Request::text(number).as_str()).unwrap_or(0);
         let fits = match (&request.heard, &request.want) {
             // The run exists, so its first message must exist, too.
-            (_, Want::Start { .. }) | (Some(Heard::Accepted(_)), _) => count == 1,
+            (_, Want::Start { .. } | Want::Fork(_)) | (Some(Heard::Accepted(_)), _) => count == 1,
             // A refusal is not recorded: a later attempt may have been accepted, and its response lost.
             (Some(Heard::Refused(_)), _) => count <= u32::from(request.answered < request.tries),
             (None, _) => count <= 1,
@@ -442,7 +473,9 @@ fn users_messages(state: &State, record: &Record) -> Verdict {
             return Err((Invariant::MessageKept, detail));
         }
     }
-    if there.is_empty() {
+    // Those that a fork has copied are compared with the original.
+    let is_copied = state.fork_of(record.id).is_some() && there.values().all(|count| *count == 1);
+    if there.is_empty() || is_copied {
         return Ok(());
     }
     let detail = format!("{}: {there:?} were not sent by any client", record.id);
@@ -507,19 +540,41 @@ fn lapses(state: &State, record: &Record) -> Verdict {
         }
         // A request for more than a limit is denied when it expires, regardless of the build's default: the next step
         // fails the run, unless a message arrived first.
-        let asks_for_more = request.title.starts_with("Continue beyond the limit of ");
+        let asks_for_more = request.title.starts_with("Continue ");
         let default = if asks_for_more { "deny" } else { default };
         let on_expire = (request.title.strip_suffix(')'))
             .and_then(|title| title.rsplit_once(" ("))
             .map_or(default, |(_, word)| word);
+        // A fork may end its copy here, and continue otherwise.
+        let is_copied = state
+            .fork_of(record.id)
+            .is_some_and(|fork| fork.after.is_none() || fork.copies > index);
         let mut after = record.messages.iter().skip(index + 1);
         let next = after.find(|message| message.kind != "tool_result");
-        if expired && on_expire == "fail" && next.is_none_or(|next| next.kind != "error") {
+        let fails = expired && on_expire == "fail" && !is_copied;
+        if fails && next.is_none_or(|next| next.kind != "error") {
             let detail = format!("{}: {request:?} expired, followed by {next:?}", record.id);
             return Err((Invariant::Lapses, detail));
         }
     }
     Ok(())
+}
+
+/// Checks that usage is counted once, and that answers that broke off are not in the transcript.
+fn model_calls(state: &State, record: &Record) -> Verdict {
+    let (used, given) = (tokens_of(record), state.tokens.get(&record.id));
+    if used > given.copied().unwrap_or_default() {
+        let detail = format!("{}: {used} tokens used, given: {given:?}", record.id);
+        return Err((Invariant::CountedOnce, detail));
+    }
+    let mut texts = record
+        .messages
+        .iter()
+        .filter_map(|m| m.text_content.as_ref());
+    match texts.find(|text| is_part(text)) {
+        Some(text) => Err((Invariant::WholeAnswers, format!("{}: {text}", record.id))),
+        None => Ok(()),
+    }
 }
 
 /// Checks that a run's present step must end before the run is active for longer than its limit.
@@ -569,23 +624,37 @@ fn guarded(state: &State, record: &Record) -> Verdict {
     Ok(())
 }
 
+/// The receivers of a run's events, and of its human requests only. `None` if that is not known.
+fn receivers_of(state: &State, run: RunId) -> Option<(Option<usize>, Option<usize>)> {
+    let known = state.runs.get(&run)?;
+    let Origin::Request(number) = known.origin else {
+        // The people that a caller asks are also asked by the runs that it starts.
+        let (webhook, human_webhook) = receivers_of(state, known.caller?)?;
+        return Some((None, human_webhook.or(webhook)));
+    };
+    match &state.requests[number].want {
+        Want::Start {
+            webhook,
+            human_webhook,
+            ..
+        } => Some((*webhook, *human_webhook)),
+        Want::Fork(fork) => Some((fork.webhook, None)),
+        Want::Message { .. } | Want::Answer { .. } | Want::Stop { .. } | Want::Retry { .. } => None,
+    }
+}
+
 /// Checks that each end and each human request has its deliveries, and that there are no others.
 fn deliveries_made(state: &State, record: &Record) -> Verdict {
-    let Some(Want::Start {
-        webhook,
-        human_webhook,
-        ..
-    }) = (state.runs.get(&record.id)).map(|run| &state.requests[run.start].want)
-    else {
+    let Some((webhook, human_webhook)) = receivers_of(state, record.id) else {
         return Ok(());
     };
     // The run's own URL, and the team's webhook.
-    let urls: BTreeSet<String> = (webhook.iter().copied())
+    let urls: BTreeSet<String> = (webhook.into_iter())
         .chain([TEAMS_RECEIVER])
         .map(url_of)
         .collect();
     let mut asked = urls.clone();
-    asked.extend(human_webhook.iter().map(|n| url_of(*n)));
+    asked.extend(human_webhook.map(url_of));
     let mut wanted = BTreeSet::new();
     let mut before = Status::Pending;
     for event in &record.events {
@@ -658,10 +727,12 @@ pub(crate) fn starts(state: &State, there: &[RunId]) -> Verdict {
                 format!("{run} was not started by any client"),
             ));
         };
-        by_start.entry(known.start).or_default().push(*run);
+        if let Origin::Request(number) = known.origin {
+            by_start.entry(number).or_default().push(*run);
+        }
     }
     for (number, request) in state.requests.iter().enumerate() {
-        if !matches!(request.want, Want::Start { .. }) {
+        if !matches!(request.want, Want::Start { .. } | Want::Fork(_)) {
             continue;
         }
         let made = by_start.remove(&number).unwrap_or_default();

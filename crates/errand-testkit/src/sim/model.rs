@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use errand_core::human::{Ask, OnExpire, Origin, Question, QuestionOption, RequestDraft};
-use errand_core::id::RunId;
-use errand_core::playbook::RunFacts;
-use errand_core::transcript::{Body, Entry, Mark};
+use errand_core::id::{MessageId, RunId};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry, Mark, ModelCall};
 use errand_core::turn::{MarkedMove, Move};
 use errand_engine::model::{Model, ModelError, Session, Setup, Turn, TurnContext, TurnError};
 use errand_store::model::Usage;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Sabotage;
 use super::invariants::Invariant;
+use super::network::Asked;
 use super::random::Random;
 use super::tools::NAMES;
 use super::world::{World, short};
@@ -30,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) slow: u64,
     /// Probability that a turn fails the first time, in permille.
     pub(crate) fails: u64,
+    /// Whether its turns come from a provider on the network.
+    pub(crate) network: bool,
 }
 
 /// The model of all scripts, `sim/N`.
@@ -45,28 +48,58 @@ impl Model for SimModel {
         })?;
         Ok(Box::new(Following {
             world: Arc::clone(&self.0),
+            agent: agent.unwrap_or_default(),
             script,
             next: 0,
             newest: 0,
             read: 0,
+            caller: None,
+            has_begun: false,
+            basis: (0, self.0.now()),
+            under_way: None,
         }))
     }
 }
 
-struct Following {
-    world: Arc<World>,
+/// A script at work on one run.
+pub(crate) struct Following {
+    pub(crate) world: Arc<World>,
+    agent: usize,
     script: Script,
     next: u64,
     /// The position of the newest user message.
     newest: u64,
     /// How many user messages it has read.
     read: u64,
+    /// The run that started this one.
+    caller: Option<RunId>,
+    /// Whether a network model has its opening.
+    pub(crate) has_begun: bool,
+    /// The last entry that a turn can rest on.
+    basis: (u64, Timestamp),
+    /// The call of a network model that has no answer yet.
+    pub(crate) under_way: Option<ModelCall>,
 }
 
 #[async_trait]
 impl Session for Following {
     fn feed(&mut self, entry: &Entry) {
+        let is_of_model = matches!(
+            entry.body,
+            Body::Opening { .. } | Body::ModelFailed { .. } | Body::ModelAttempt { .. }
+        );
+        if !is_of_model {
+            self.basis = (entry.position, entry.at);
+        }
         let mark = match &entry.body {
+            Body::Opening { .. } => {
+                self.has_begun = true;
+                return;
+            }
+            Body::Caller { run, .. } => {
+                self.caller = Some(*run);
+                return;
+            }
             Body::Assistant { mark, .. }
             | Body::ToolCall { mark, .. }
             | Body::HumanRequest { mark, .. }
@@ -89,68 +122,112 @@ impl Session for Following {
         self.script.pure
     }
 
+    fn costs(&self) -> bool {
+        self.script.network
+    }
+
+    fn unanswered(&mut self, _now: Timestamp) -> Option<ModelCall> {
+        self.under_way.take()
+    }
+
     async fn turn(&mut self, context: &TurnContext<'_>) -> Result<Turn, TurnError> {
-        let run = context.facts;
         let (turn, read) = (self.next, self.read);
-        {
-            let now = self.world.now();
-            let mut state = self.world.state();
-            let id = run.id.parse::<RunId>().ok();
-            if id
-                .and_then(|id| state.runs.get(&id))
-                .is_some_and(|run| run.halted)
-            {
-                let detail = format!("turn {turn} of {}", run.id);
-                state.broken(now, Invariant::StopHolds, detail);
-            }
-        }
+        let Ok(run) = context.facts.id.parse::<RunId>() else {
+            return Err(failed("the run has no id").into());
+        };
+        self.begins(run, turn);
         if self.world.sabotages(Sabotage::Panics) && turn == 2 {
             // Without a message on standard error.
             std::panic::resume_unwind(Box::new("a simulated panic"));
         }
-        if !self.script.pure {
-            self.be_slow_or_fail(run, turn).await?;
+        let asked = if self.script.network {
+            self.ask_network(context, run, turn).await?
+        } else {
+            self.ask_script(run, turn).await?
+        };
+        let (notes, mut usage, message) = match asked {
+            Asked::Instead(turn) => return Ok(turn),
+            Asked::Answered {
+                notes,
+                usage,
+                message,
+            } => (notes, usage, message),
+        };
+        if self.world.sabotages(Sabotage::ReportsUsageTwice) {
+            let again = usage.clone();
+            usage.add(&again);
         }
         let now = self.world.now();
         let mut moves = self.script.turn(turn);
         for action in &mut moves {
-            match action {
-                Move::Finish { text } => *text = finish_text(turn, read),
-                action => self.sabotage(action),
-            }
+            self.complete(action, run, turn, read);
         }
         self.world.state().note(
             now,
             &format!(
                 "model of {}: turn {turn}, {} moves, read {read}",
-                short(&run.id),
+                short(run),
                 moves.len()
             ),
         );
-        let mark = Mark {
-            path: turn.to_string(),
-            message: self.newest,
-        };
-        let moves = moves
-            .into_iter()
-            .map(|action| MarkedMove {
-                action,
-                mark: Some(mark.clone()),
-            })
-            .collect();
-        let usage = Usage {
-            model_calls: 1,
-            input_tokens: 10,
-            output_tokens: 5,
-            ..Usage::default()
-        };
-        Ok(Turn::of(moves, usage))
+        let mark = self.mark(turn);
+        Ok(Turn {
+            notes,
+            moves: moves.into_iter().map(|action| mark.moved(action)).collect(),
+            message,
+            usage,
+            ..Turn::default()
+        })
     }
 }
 
 impl Following {
-    /// Alters a move, if the world has such a defect.
-    fn sabotage(&self, action: &mut Move) {
+    /// Checks that the turn may begin, and registers the run of a child.
+    fn begins(&self, run: RunId, turn: u64) {
+        let now = self.world.now();
+        let mut state = self.world.state();
+        state.meet_child(run, self.agent, self.caller);
+        if state.runs.get(&run).is_some_and(|run| run.halted) {
+            let detail = format!("turn {turn} of {run}");
+            state.broken(now, Invariant::StopHolds, detail);
+        }
+    }
+
+    /// The mark of a turn's moves.
+    pub(crate) fn mark(&self, turn: u64) -> TurnMark {
+        TurnMark(Mark {
+            path: turn.to_string(),
+            message: self.newest,
+        })
+    }
+
+    /// The id of the first message of the next turn.
+    pub(crate) fn message_id(&self, run: RunId) -> MessageId {
+        let (position, at) = self.basis;
+        MessageId::of_turn(run, position, at)
+    }
+
+    /// Adds what the script does not know. Alters the move, if the world has such a defect.
+    fn complete(&self, action: &mut Move, run: RunId, turn: u64, read: u64) {
+        match action {
+            Move::Finish { text } => *text = finish_text(turn, read),
+            Move::Call { name, .. } if name.as_str() == CHILD_TOOL => {
+                let below = self.world.state().may_start(self.agent);
+                let Some(agent) =
+                    below.get(usize::try_from(turn).unwrap_or(0) % below.len().max(1))
+                else {
+                    *action = say(format!("turn {turn}"));
+                    return;
+                };
+                let message = format!("{CHILD_TEXT}{turn} of {}", short(run));
+                if let Move::Call { arguments, .. } = action {
+                    arguments.clear();
+                    arguments.insert("assignment".to_owned(), json!(agent.to_string()));
+                    arguments.insert("message".to_owned(), json!(message));
+                }
+            }
+            _ => {}
+        }
         match action {
             Move::Call { id, .. } if self.world.sabotages(Sabotage::RepeatsCallIds) => {
                 *id = Some("c".to_owned());
@@ -165,40 +242,86 @@ impl Following {
         }
     }
 
-    async fn be_slow_or_fail(&self, run: &RunFacts, turn: u64) -> Result<(), ModelError> {
+    /// Takes its time, as the script says.
+    pub(crate) async fn be_slow(&self) {
         enum Mood {
             Quick,
             Slow(u64),
             Hangs,
         }
-        let (mood, fails) = {
+        let mood = {
             let mut state = self.world.state();
             state.activity += 1;
-            let healed = state.healed;
-            let slow = !healed && state.random.chance(self.script.slow);
-            let mood = match state.random.below(4) {
+            let slow = !state.healed && state.random.chance(self.script.slow);
+            match state.random.below(4) {
                 _ if !slow => Mood::Quick,
                 0 => Mood::Hangs,
                 _ => Mood::Slow(1 + state.random.below(60_000)),
-            };
-            let fails = !healed && state.random.chance(self.script.fails);
-            (mood, fails)
+            }
         };
         match mood {
             Mood::Quick => self.world.give_way().await,
             Mood::Slow(ms) => self.world.linger(ms).await,
             Mood::Hangs => self.world.hold().await,
         }
-        if fails {
-            self.world
-                .note(&format!("model of {}: turn {turn} fails", short(&run.id)));
-            return Err(ModelError {
-                code: "model_unavailable",
-                message: "the simulated model failed; retry the run".to_owned(),
-            });
-        }
-        Ok(())
     }
+
+    /// Asks a model of this program, which may be slow or fail unless it is pure.
+    async fn ask_script(&self, run: RunId, turn: u64) -> Result<Asked, ModelError> {
+        if !self.script.pure {
+            self.be_slow().await;
+            let fails = {
+                let mut state = self.world.state();
+                !state.healed && state.random.chance(self.script.fails)
+            };
+            if fails {
+                self.world
+                    .note(&format!("model of {}: turn {turn} fails", short(run)));
+                return Err(failed("the simulated model failed; retry the run"));
+            }
+        }
+        self.world.state().spent(run, 15);
+        Ok(Asked::Answered {
+            notes: Vec::new(),
+            usage: Usage {
+                model_calls: 1,
+                input_tokens: 10,
+                output_tokens: 5,
+                ..Usage::default()
+            },
+            message: None,
+        })
+    }
+}
+
+fn failed(message: &str) -> ModelError {
+    ModelError {
+        code: "model_unavailable",
+        message: message.to_owned(),
+    }
+}
+
+/// The mark of a turn.
+pub(crate) struct TurnMark(Mark);
+
+impl TurnMark {
+    /// A move with this mark.
+    pub(crate) fn moved(&self, action: Move) -> MarkedMove {
+        MarkedMove {
+            action,
+            mark: Some(self.0.clone()),
+        }
+    }
+}
+
+/// The tool that starts the run of another agent.
+pub(crate) const CHILD_TOOL: &str = "run_assignment";
+/// The beginning of the first message of a child run.
+const CHILD_TEXT: &str = "task ";
+
+/// Whether a text is the first message of a child run.
+pub(crate) fn is_task(text: &str) -> bool {
+    text.starts_with(CHILD_TEXT)
 }
 
 /// The last message of a turn that ends the run, which states how many user messages were read.
@@ -213,12 +336,17 @@ pub(crate) fn read_by(text: &str) -> Option<u64> {
 
 impl Script {
     pub(crate) fn draw(random: &mut Random) -> Self {
-        Self {
+        let script = Self {
             seed: random.next(),
             len: 1 + random.below(7),
             pure: random.chance(250),
             slow: *random.pick(&[0, 50, 300]),
             fails: *random.pick(&[0, 0, 40]),
+            network: false,
+        };
+        Self {
+            network: !script.pure && random.chance(350),
+            ..script
         }
     }
 
@@ -238,11 +366,11 @@ impl Script {
                     .map(|index| call(&mut random, number, index))
                     .collect();
                 if random.chance(200) {
-                    moves.insert(0, say(number));
+                    moves.insert(0, say(format!("turn {number}")));
                 }
                 moves
             }
-            54..62 => vec![say(number)],
+            54..62 => vec![say(format!("turn {number}"))],
             62..76 => vec![Move::Ask(Box::new(ask(&mut random, number)))],
             76..88 => vec![Move::Wait {
                 ms: *random.pick(&[500, 5_000, 60_000, 3_600_000]),
@@ -256,10 +384,8 @@ impl Script {
     }
 }
 
-fn say(number: u64) -> Move {
-    Move::Say {
-        text: format!("turn {number}"),
-    }
+pub(crate) fn say(text: String) -> Move {
+    Move::Say { text }
 }
 
 fn finish() -> Move {
@@ -272,6 +398,7 @@ fn call(random: &mut Random, number: u64, index: u64) -> Move {
     let name = match random.below(100) {
         0..8 => "request_approval",
         8..14 => "ask_human",
+        14..22 => CHILD_TOOL,
         _ => random.pick(&NAMES),
     };
     let mut arguments = json!({"turn": number, "call": index});
@@ -282,7 +409,7 @@ fn call(random: &mut Random, number: u64, index: u64) -> Move {
         arguments = json!({"title": format!("Turn {number}"), "questions": [{"question": "Which?", "options": [{"label": "A"}, {"label": "B"}]}]});
     }
     let Value::Object(arguments) = arguments else {
-        return say(number);
+        return finish();
     };
     Move::Call {
         id: random.chance(500).then(|| format!("c{number}_{index}")),

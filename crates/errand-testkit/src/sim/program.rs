@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use errand_core::id::IdGen;
+use errand_core::id::{AgentId, IdGen};
 use errand_core::webhook::WebhookEvent;
 use errand_engine::connect::Connections;
 use errand_engine::deltas::Deltas;
@@ -15,17 +15,17 @@ use errand_engine::{Engine, EngineContext, EngineOptions};
 use errand_store::model::{NewAgent, NewBuild};
 use errand_store::seal::MasterKey;
 use errand_store::{DirLock, Idempotent, NewTeam, NewUser, NewWebhook, OpenOptions, Store, Trial};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Sabotage;
 use super::actions::TEAMS_RECEIVER;
 use super::clients::Wire;
 use super::disk::SimDisk;
-use super::model::{Script, SimModel};
+use super::model::{CHILD_TOOL, Script, SimModel};
 use super::receivers::{SimNetwork, url_of};
 use super::tools::{TOOLS, tools};
-use super::world::{Agent, Team, World};
+use super::world::{Agent, State, Team, World};
 
 /// Maximum attempts to start while the disk fails.
 const STARTS_MAX: u32 = 20;
@@ -209,73 +209,13 @@ pub(crate) async fn create_teams_and_agents(world: &Arc<World>, program: &Progra
     }
 }
 
-/// The outcome of an expired request as the program gets it.
-pub(crate) fn lapse_of(world: &World, word: &'static str) -> &'static str {
-    match word {
-        "fail" if world.sabotages(Sabotage::LapsesSilently) => "continue",
-        word => word,
-    }
-}
-
 async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team: usize) {
     let now = world.now();
     let ids = &program.wire.ids;
     let (id, build) = (ids.agent(now), ids.build(now));
     let (agent, config, team) = {
         let mut state = world.state();
-        let random = &mut state.random;
-        let script = Script::draw(random);
-        let people = random.chance(850);
-        let on_expire = *random.pick(&["deny", "fail", "continue"]);
-        let mut policies = BTreeMap::new();
-        for (name, _) in TOOLS {
-            let word = random.weighted(&[(60, "allow"), (20, "ask"), (12, "guard"), (8, "deny")]);
-            policies.insert(name, word);
-        }
-        let mut tools = json!(policies);
-        for (sabotage, ignored) in [
-            (Sabotage::AllowsWhatShouldAsk, "ask"),
-            (Sabotage::AllowsWhatIsDenied, "deny"),
-        ] {
-            for (name, word) in &policies {
-                if world.sabotages(sabotage) && *word == ignored {
-                    tools[*name] = json!("allow");
-                }
-            }
-        }
-        if people {
-            tools["request_approval"] = json!("allow");
-            tools["ask_human"] = json!("allow");
-        }
-        let seconds = *random.pick(&[60, 600, 86_400]);
-        let mut limits = json!({"seconds": seconds});
-        if world.sabotages(Sabotage::GrantsMoreTime) {
-            limits["seconds"] = json!(seconds * 2);
-        }
-        if random.chance(200) {
-            limits["steps"] = json!(3 + random.below(20));
-        }
-        let expires_in = random
-            .pick(&[json!(null), json!("90s"), json!("2h")])
-            .clone();
-        let config = json!({"version": "v2", "data": {
-            "models": {"agent": {"model": format!("sim/{number}")}},
-            "tools": tools,
-            "limits": limits,
-            "human_in_the_loop": people,
-            "human_requests": {
-                "expires_in": expires_in,
-                "on_expire": lapse_of(world, on_expire),
-            },
-        }});
-        let agent = Agent {
-            id,
-            team,
-            script,
-            policies,
-            on_expire,
-            seconds,
-        };
+        let (agent, config) = draw_agent(world, &mut state, (number, id), team);
         (agent, config, state.teams[team])
     };
     let build = NewBuild {
@@ -301,4 +241,88 @@ async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team
         .await
         .unwrap();
     world.state().agents.push(agent);
+}
+
+/// Draws an agent and the config of its build. The config differs from the agent if the world has such a defect.
+fn draw_agent(
+    world: &World,
+    state: &mut State,
+    (number, id): (usize, AgentId),
+    team: usize,
+) -> (Agent, Value) {
+    let earlier = state.agents.iter().filter(|other| other.team == team);
+    let below: Vec<String> = earlier.map(|other| other.id.to_string()).collect();
+    let random = &mut state.random;
+    let script = Script::draw(random);
+    let people = random.chance(850);
+    let on_expire = *random.pick(&["deny", "fail", "continue"]);
+    let mut policies = BTreeMap::new();
+    for (name, _) in TOOLS {
+        let word = random.weighted(&[(60, "allow"), (20, "ask"), (12, "guard"), (8, "deny")]);
+        policies.insert(name, word);
+    }
+    let mut tools = tools_of(world, &policies);
+    if people {
+        tools["request_approval"] = json!("allow");
+        tools["ask_human"] = json!("allow");
+    }
+    tools[CHILD_TOOL] = json!(random.pick(&["allow", "allow", "allow", "ask"]));
+    let seconds = *random.pick(&[60, 600, 86_400]);
+    let mut limits = json!({"seconds": seconds});
+    if world.sabotages(Sabotage::GrantsMoreTime) {
+        limits["seconds"] = json!(86_400);
+    }
+    if random.chance(200) {
+        limits["steps"] = json!(3 + random.below(20));
+    }
+    let tokens = random.chance(350).then(|| 45 + random.below(200));
+    if let Some(tokens) = tokens {
+        let more = world.sabotages(Sabotage::GrantsMoreTokens);
+        limits["tokens"] = json!(if more { tokens * 10 } else { tokens });
+    }
+    let expires_in = random
+        .pick(&[json!(null), json!("90s"), json!("2h")])
+        .clone();
+    let config = json!({"version": "v2", "data": {
+        "models": {"agent": {"model": format!("sim/{number}")}},
+        "tools": tools,
+        "limits": limits,
+        "assignments": below,
+        "human_in_the_loop": people,
+        "human_requests": {"expires_in": expires_in, "on_expire": lapse_of(world, on_expire)},
+    }});
+    let agent = Agent {
+        id,
+        team,
+        script,
+        policies,
+        on_expire,
+        seconds,
+        tokens,
+    };
+    (agent, config)
+}
+
+/// The policies as the program gets them.
+fn tools_of(world: &World, policies: &BTreeMap<&'static str, &'static str>) -> Value {
+    let mut tools = json!(policies);
+    for (sabotage, ignored) in [
+        (Sabotage::AllowsWhatShouldAsk, "ask"),
+        (Sabotage::AllowsWhatIsDenied, "deny"),
+    ] {
+        for (name, word) in policies {
+            if world.sabotages(sabotage) && *word == ignored {
+                tools[*name] = json!("allow");
+            }
+        }
+    }
+    tools
+}
+
+/// The outcome of an expired request as the program gets it.
+fn lapse_of(world: &World, word: &'static str) -> &'static str {
+    match word {
+        "fail" if world.sabotages(Sabotage::LapsesSilently) => "continue",
+        word => word,
+    }
 }

@@ -79,8 +79,11 @@ impl Post for SimNetwork {
         if late {
             let delayed = (url.clone(), id.to_owned(), body.clone());
             self.0.state().delayed.push(delayed);
-        } else if let Some((_, id, body)) = self.0.state().take_delayed(url) {
-            self.attempted(url, &id, &body, Some(mode));
+        } else {
+            let delayed = self.0.state().take_delayed(url);
+            if let Some((_, id, body)) = delayed {
+                self.attempted(url, &id, &body, Some(mode));
+            }
         }
         let status = match mode {
             Mode::Answers(status) => {

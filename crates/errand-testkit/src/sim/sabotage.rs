@@ -52,6 +52,16 @@ listed! {
         DamagesFile,
         /// A driver records the intent of a call that no model has made.
         InventsIntents,
+        /// A driver starts a child run that no model has asked for.
+        StartsUncalledRuns,
+        /// The builds allow more tokens than they should.
+        GrantsMoreTokens,
+        /// Models report what each turn used twice.
+        ReportsUsageTwice,
+        /// Models take the part of an answer that broke off for all of it.
+        TakesPartsForAnswers,
+        /// A fork arrives with an earlier message than the one that the client named.
+        ForksEarlier,
     }
 }
 
@@ -82,6 +92,11 @@ impl Sabotage {
             Self::Panics => Invariant::NoInternal,
             Self::DamagesFile => Invariant::Starts,
             Self::InventsIntents => Invariant::Stored,
+            Self::StartsUncalledRuns => Invariant::RunPerCall,
+            Self::GrantsMoreTokens => Invariant::SharedLimits,
+            Self::ReportsUsageTwice => Invariant::CountedOnce,
+            Self::TakesPartsForAnswers => Invariant::WholeAnswers,
+            Self::ForksEarlier => Invariant::ForkCopies,
         }
     }
 }

@@ -52,18 +52,30 @@ pub(crate) struct Agent {
     pub(crate) on_expire: &'static str,
     /// The limit of active time.
     pub(crate) seconds: u64,
+    /// The limit of tokens, which a run shares with those that it starts.
+    pub(crate) tokens: Option<u64>,
 }
 
 /// A run with the facts that invariants need.
 pub(crate) struct Run {
     pub(crate) agent: usize,
-    /// The client's request that started it.
-    pub(crate) start: usize,
+    pub(crate) origin: Origin,
+    /// The run that started it, or that started the run of which it is a fork.
+    pub(crate) caller: Option<RunId>,
     /// A stop was answered, and nothing that could resume the run was sent since.
     pub(crate) halted: bool,
     /// Messages and retries that were sent, and those of them in progress.
     pub(crate) wakes_sent: u64,
     pub(crate) wakes_open: u64,
+}
+
+/// The creator of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A client's request.
+    Request(usize),
+    /// A call of another run.
+    Call,
 }
 
 /// The calls of one tool with the same arguments in a run.
@@ -109,6 +121,8 @@ pub(crate) struct State {
     /// Clients' requests that answer a human request.
     pub(crate) answers: BTreeMap<HumanRequestId, Vec<usize>>,
     pub(crate) calls: BTreeMap<(RunId, String), Call>,
+    /// Tokens of all calls of models, by run.
+    pub(crate) tokens: BTreeMap<RunId, u64>,
     pub(crate) receivers: Vec<Mode>,
     pub(crate) receipts: Vec<Receipt>,
     /// Webhooks that a defect of the network holds back: URL, id and body.
@@ -146,6 +160,7 @@ impl World {
                 asks_by_call: BTreeMap::new(),
                 answers: BTreeMap::new(),
                 calls: BTreeMap::new(),
+                tokens: BTreeMap::new(),
                 receivers: Vec::new(),
                 receipts: Vec::new(),
                 delayed: Vec::new(),
@@ -301,15 +316,6 @@ impl State {
     /// The digest of the trace, in hexadecimal.
     pub(crate) fn digest(&self) -> String {
         hex(&self.trace.clone().finalize())
-    }
-
-    /// The policy for a tool in a run's agent.
-    pub(crate) fn policy(&self, run: RunId, tool: &str) -> &'static str {
-        self.runs
-            .get(&run)
-            .and_then(|run| self.agents[run.agent].policies.get(tool))
-            .copied()
-            .unwrap_or("deny")
     }
 }
 

@@ -8,9 +8,11 @@ use errand_testkit::sim::{Invariant, Options, Outcome, Sabotage, simulate};
 const ACTIONS: u32 = 250;
 
 /// Situations that must occur in the simulated worlds; otherwise nothing is tested there.
-const SITUATIONS: [&str; 24] = [
+const SITUATIONS: [&str; 35] = [
     "answer lost",
+    "answer of a model broken off",
     "answer refused",
+    "answered at the caller",
     "approved",
     "asked about a call in doubt",
     "call begun again",
@@ -18,21 +20,30 @@ const SITUATIONS: [&str; 24] = [
     "call denied",
     "call not run",
     "call with an unknown outcome",
+    "child run at its caller's limit",
+    "child run failed",
+    "child run stopped",
     "denied",
     "drained",
     "failed commit",
+    "fork",
     "full disk",
     "late driver: gave back",
     "late driver: refused",
     "look-up: done",
     "look-up: not done",
+    "model asked again",
+    "model given up",
+    "provider without room",
     "question answered",
     "request closed by a message",
     "request closed by a stop",
     "request lapsed",
     "run at its limit",
     "start replayed",
+    "waited for a child run",
     "webhook tried again",
+    "writes of several callers in one commit",
 ];
 
 fn of(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
