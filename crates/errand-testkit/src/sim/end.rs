@@ -12,10 +12,10 @@ use serde_json::json;
 
 use super::Sabotage;
 use super::actions::{SECOND, Simulation};
-use super::family::{families, grants};
+use super::family::{families, is_at_limit_of_caller};
 use super::forks::copies;
 use super::invariants::{Invariant, Record, at_rest, at_the_end, of_run, starts, stored};
-use super::world::{Origin, State};
+use super::world::State;
 
 /// Scheduler turns without activity after which the world is at rest.
 const QUIET_TURNS: u32 = 40;
@@ -255,8 +255,7 @@ fn count_situations(state: &mut State, record: &Record) {
     if state.fork_of(record.id).is_some() {
         state.saw("fork");
     }
-    let is_child = state.runs.get(&record.id).map(|run| run.origin) == Some(Origin::Call);
-    if is_child && grants(record) > 0 {
+    if is_at_limit_of_caller(record) {
         state.saw("child run at its caller's limit");
     }
     for message in &record.messages {

@@ -164,7 +164,7 @@ fn lost(state: &State, family: &[&Record]) -> u64 {
 }
 
 /// How often a person has extended the run's limit of tokens.
-pub(crate) fn grants(record: &Record) -> u64 {
+fn grants(record: &Record) -> u64 {
     let asked = record.messages.iter().filter_map(|message| {
         let request = message.human_request.as_ref()?;
         (request.title == "Continue beyond the limit of tokens?").then(|| request.id.to_string())
@@ -177,4 +177,16 @@ pub(crate) fn grants(record: &Record) -> u64 {
         })
     });
     granted.count() as u64
+}
+
+/// Whether a child run has used up what was left to its caller, so that it had to ask a person or failed.
+pub(crate) fn is_at_limit_of_caller(record: &Record) -> bool {
+    let requests = record.messages.iter().filter_map(|message| {
+        let request = message.human_request.as_ref()?;
+        request.description.as_deref()
+    });
+    let error = record.view.run.error.as_ref();
+    requests
+        .chain(error.map(|error| error.message.as_str()))
+        .any(|text| text.contains("limits.tokens of the run that started it"))
 }

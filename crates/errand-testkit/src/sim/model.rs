@@ -398,7 +398,7 @@ fn call(random: &mut Random, number: u64, index: u64) -> Move {
     let name = match random.below(100) {
         0..8 => "request_approval",
         8..14 => "ask_human",
-        14..22 => CHILD_TOOL,
+        14..25 => CHILD_TOOL,
         _ => random.pick(&NAMES),
     };
     let mut arguments = json!({"turn": number, "call": index});

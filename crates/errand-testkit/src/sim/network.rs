@@ -12,8 +12,8 @@ use super::Sabotage;
 use super::model::{Following, say};
 use super::world::short;
 
-/// Attempts until the run fails.
-const ATTEMPTS_MAX: u32 = 4;
+/// Attempts until the run fails: few, so that some runs get there.
+const ATTEMPTS_MAX: u32 = 3;
 /// Tokens of each question, and of the two parts of its answer.
 const TOKENS: (u64, u64, u64) = (10, 2, 3);
 /// The beginning of the text that a model sends before its answer breaks off.
@@ -103,10 +103,10 @@ impl Following {
             return Fate::Answered;
         }
         state.random.weighted(&[
-            (70, Fate::Answered),
+            (62, Fate::Answered),
             (8, Fate::Full),
-            (10, Fate::Fails),
-            (12, Fate::BreaksOff),
+            (12, Fate::Fails),
+            (18, Fate::BreaksOff),
         ])
     }
 

@@ -275,7 +275,7 @@ fn draw_agent(
     if random.chance(200) {
         limits["steps"] = json!(3 + random.below(20));
     }
-    let tokens = random.chance(350).then(|| 45 + random.below(200));
+    let tokens = random.chance(450).then(|| 30 + random.below(80));
     if let Some(tokens) = tokens {
         let more = world.sabotages(Sabotage::GrantsMoreTokens);
         limits["tokens"] = json!(if more { tokens * 10 } else { tokens });
