@@ -8,7 +8,7 @@ use errand_core::config::Left;
 use errand_core::content::Content;
 use errand_core::effective::CallerPolicies;
 use errand_core::id::{ClaimToken, RunId};
-use errand_core::run::Status;
+use errand_core::run::{Status, WaitReason};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, NewEntry};
 use errand_engine::EngineOptions;
@@ -639,7 +639,7 @@ impl Simulation {
         let keeps = self.world.sabotages(Sabotage::KeepsClaims);
         if keeps {
             step.end = StepEnd::Go {
-                doing: "tool",
+                doing: WaitReason::Tool,
                 who: None,
             };
         }
