@@ -2,8 +2,8 @@
 //!
 //! There are three kinds of commands:
 //! - `serve`, `config`, `demo` and `selftest` run a server or describe its settings.
-//! - `keys`, `users`, `teams`, `secrets`, `sandbox`, `backup`, `restore` and `doctor` work on the server's machine,
-//!   with its data directory ([`crate::admin`]).
+//! - `keys`, `users`, `teams`, `secrets`, `backup`, `restore` and `doctor` work on the server's machine, with its data
+//!   directory ([`crate::admin`]).
 //! - `agents`, `builds`, `connections`, `runs`, `sandboxes` and `webhooks` use the API ([`crate::client`]), with
 //!   `ERRAND_API_KEY` and `ERRAND_URL`. Exceptions are `runs repair` and `webhooks secret`, which work with the data
 //!   directory.
@@ -29,7 +29,6 @@ mod logging;
 mod many_runs;
 mod repair;
 mod runs;
-mod sandbox;
 mod sandboxes;
 mod secrets;
 mod selftest;
@@ -118,9 +117,6 @@ enum Command {
     /// Start runs, follow them, and answer their requests
     #[command(subcommand)]
     Runs(runs::Command),
-    /// Build root directories for commands (on the server's machine)
-    #[command(subcommand)]
-    Sandbox(sandbox::Command),
     /// Upload and download files of sandboxes
     #[command(subcommand)]
     Sandboxes(sandboxes::Command),
@@ -251,7 +247,6 @@ async fn dispatch(command: Command, with: &CommandContext) -> Result<()> {
         Command::Builds(command) => builds::run(command, with).await,
         Command::Connections(command) => connections::run(command, with).await,
         Command::Runs(command) => runs::run(command, with).await,
-        Command::Sandbox(command) => sandbox::run(&command, with).await,
         Command::Sandboxes(command) => sandboxes::run(command, with).await,
     }
 }

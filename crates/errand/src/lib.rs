@@ -15,7 +15,6 @@ pub mod isolation;
 pub mod listener;
 pub mod metrics;
 pub mod password;
-pub mod root_image;
 pub mod secret_key;
 mod state;
 mod unread;

@@ -17,8 +17,8 @@ section! {
     pub struct SandboxConfig["sandbox"] {
         /// How long a sandbox and its files are kept after the last upload or run.
         ttl: Duration = duration(30 * DAY, MINUTE..=3_650 * DAY),
-        /// Root directory whose programs commands see, read-only, instead of this machine's; create one with `errand
-        /// sandbox build-root`.
+        /// Root directory whose programs commands see, read-only, instead of this machine's; `scripts/root-image`
+        /// creates one.
         root: Option<PathBuf> = optional_path(),
         /// Maximum memory of a command, including its child processes and its files in memory.
         memory_bytes_max: u64 = size(GIB, 16 * MIB..=TIB),

@@ -87,6 +87,7 @@ mod properties;
 mod real_server;
 mod reconciler;
 mod repair;
+mod root_image;
 mod secrets;
 mod sending;
 mod signals;

@@ -1,14 +1,14 @@
-//! `sandbox.root`: commands that see the programs of an image instead of the machine's.
+//! `sandbox.root`: commands that see the programs of another root directory instead of the machine's.
 
-use std::fs::{self, File};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::json;
-use tar::{Builder, Header};
 use tempfile::TempDir;
 
-use super::{Bench, program};
+use super::Bench;
 
 /// The libraries of a program of this machine, including the loader.
 fn libraries(of: &str) -> Vec<PathBuf> {
@@ -20,10 +20,8 @@ fn libraries(of: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// An image with bash, cat and a mark, in the form of `docker save`.
-fn image(to: &Path) {
-    let mut layer = Builder::new(Vec::new());
-    let mut names: Vec<String> = Vec::new();
+/// Makes a root directory with bash, cat and a mark.
+fn make_root(root: &Path) {
     for of in ["/bin/bash", "/bin/cat"] {
         let mut files = libraries(of);
         files.push(PathBuf::from(of));
@@ -33,70 +31,25 @@ fn image(to: &Path) {
                 .strip_prefix("/usr")
                 .or(file.strip_prefix("/"))
                 .unwrap();
-            let name = format!("usr/{}", name.display());
-            if !names.contains(&name) {
-                let mut file = File::open(fs::canonicalize(&file).unwrap()).unwrap();
-                layer.append_file(&name, &mut file).unwrap();
-                names.push(name);
-            }
+            let copy = root.join("usr").join(name);
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(&file, copy).unwrap();
         }
     }
-    let mut header = Header::new_gnu();
     for name in ["bin", "lib", "lib64"] {
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_size(0);
-        layer
-            .append_link(&mut header, name, format!("usr/{name}"))
-            .unwrap();
+        symlink(format!("usr/{name}"), root.join(name)).unwrap();
     }
-    let add = |builder: &mut Builder<Vec<u8>>, name: &str, bytes: &[u8]| {
-        let mut header = Header::new_gnu();
-        header.set_mode(0o644);
-        header.set_size(bytes.len() as u64);
-        builder.append_data(&mut header, name, bytes).unwrap();
-    };
-    add(&mut layer, "etc/of-the-image", b"yes");
-    let layer = layer.into_inner().unwrap();
-    let mut archive = Builder::new(Vec::new());
-    add(&mut archive, "layer.tar", &layer);
-    add(
-        &mut archive,
-        "manifest.json",
-        json!([{"Layers": ["layer.tar"]}]).to_string().as_bytes(),
-    );
-    fs::write(to, archive.into_inner().unwrap()).unwrap();
-}
-
-fn build_root(arguments: &[&str]) -> (bool, String) {
-    let done = Command::new(program())
-        .args(["sandbox", "build-root"])
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("TMPDIR", std::env::temp_dir())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    (
-        done.status.success(),
-        String::from_utf8_lossy(&done.stderr).into_owned(),
-    )
+    fs::create_dir(root.join("etc")).unwrap();
+    fs::write(root.join("etc/of-the-root"), "yes").unwrap();
 }
 
 #[tokio::test]
-async fn commands_see_the_programs_of_an_image() {
+async fn commands_see_the_programs_of_another_root() {
     let dir = TempDir::new().unwrap();
-    fs::set_permissions(
-        dir.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    let (archive, root) = (dir.path().join("image.tar"), dir.path().join("root"));
-    image(&archive);
-    let (archive, root) = (archive.to_str().unwrap(), root.to_str().unwrap());
-    let (went_well, said) = build_root(&[root, "--oci", archive]);
-    assert!(went_well && said.contains("is ready"), "{said}");
-    let bench = Bench::start_with(&[("ERRAND_SANDBOX__ROOT", root)]).await;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let root = dir.path().join("root");
+    make_root(&root);
+    let bench = Bench::start_with(&[("ERRAND_SANDBOX__ROOT", root.to_str().unwrap())]).await;
     let tool = bench
         .app
         .get(&bench.team.key, "/v1/tools")
@@ -110,34 +63,17 @@ async fn commands_see_the_programs_of_an_image() {
         .unwrap()
         .clone();
     assert_eq!(tool["available"], true, "{tool:#}");
-    let said = bench.stdout("cat /etc/of-the-image; echo; echo /usr/bin/*; [ -e /usr/share ] || echo 'nothing else'").await;
+    let said = bench
+        .stdout(
+            "cat /etc/of-the-root; echo; echo /usr/bin/*; [ -e /usr/share ] || echo 'nothing else'",
+        )
+        .await;
     assert_eq!(said, "yes\n/usr/bin/bash /usr/bin/cat\nnothing else\n");
     let result = bench
         .call(json!({"command": "echo x > /usr/bin/x; echo x > /etc/x; echo x > file; cat file"}))
         .await
         .unwrap();
     assert_eq!(result["stdout"], "x\n", "{result:#}");
-    assert!(!Path::new(root).join("usr/bin/x").exists() && !Path::new(root).join("etc/x").exists());
+    assert!(!root.join("usr/bin/x").exists() && !root.join("etc/x").exists());
     bench.finish().await;
-}
-
-#[test]
-fn a_root_is_made_whole_or_not_at_all() {
-    let dir = TempDir::new().unwrap();
-    let root = dir.path().join("root");
-    let text = dir.path().join("text");
-    fs::write(&text, "no archive").unwrap();
-    let (root_text, text) = (root.to_str().unwrap(), text.to_str().unwrap());
-    let (went_well, said) = build_root(&[root_text, "--oci", text]);
-    assert!(!went_well && !said.is_empty());
-    assert_eq!(
-        fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "nothing is left"
-    );
-    fs::create_dir(&root).unwrap();
-    let (went_well, said) = build_root(&[root_text, "--oci", text]);
-    assert!(!went_well && said.contains("already exists"), "{said}");
-    let (went_well, _) = build_root(&[root_text]);
-    assert!(!went_well);
 }
