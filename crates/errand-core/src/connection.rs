@@ -12,7 +12,6 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::policy::{Hints, Policy, Settle};
-use crate::transcript::hex;
 
 /// Separates a connection's name from its tool's name.
 pub const SEPARATOR: &str = "__";
@@ -79,7 +78,7 @@ pub fn offered_name(connection: &str, tool: &str) -> String {
     if plain == tool && !plain.is_empty() && whole.len() <= TOOL_NAME_CHARS_MAX {
         return whole;
     }
-    let digest: String = hex(&Sha256::digest(tool.as_bytes()))
+    let digest: String = hex::encode(Sha256::digest(tool.as_bytes()))
         .chars()
         .take(DIGEST_CHARS)
         .collect();
@@ -203,7 +202,7 @@ impl ProbedTool {
                 "says_destructive": says_destructive,
             }
         ]);
-        hex(&Sha256::digest(exact.to_string().as_bytes()))
+        hex::encode(Sha256::digest(exact.to_string().as_bytes()))
     }
 
     /// Whether the tool reaches the open world: the admins' setting, else the server's claim, else whether an argument

@@ -59,7 +59,7 @@ impl ToolCall {
     pub fn digest(&self) -> String {
         let arguments = sorted(&Value::Object(self.arguments.clone()));
         let exact = serde_json::json!([self.id, self.name, arguments]).to_string();
-        hex(&Sha256::digest(exact.as_bytes()))
+        hex::encode(Sha256::digest(exact.as_bytes()))
     }
 }
 
@@ -74,18 +74,6 @@ fn sorted(value: &Value) -> Value {
         Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
         other => other.clone(),
     }
-}
-
-/// Formats bytes as lowercase hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
 }
 
 /// How a tool call ended.

@@ -102,7 +102,7 @@ impl Secrets {
     pub(crate) fn fill_query(&self, address: &str) -> Result<String, String> {
         let value_of = |name: &str| {
             let value = self.values.get(name)?;
-            Some(percent(value, "-._~", "0123456789ABCDEF"))
+            Some(percent(value, "-._~", Case::Upper))
         };
         match address.split_once('?') {
             Some((place, query)) => {
@@ -256,8 +256,8 @@ fn forms_of(value: &str) -> BTreeSet<String> {
         in_json(&in_json(value)),
         in_json_ascii(value),
         in_html(value),
-        hex(value.as_bytes(), "0123456789abcdef"),
-        hex(value.as_bytes(), "0123456789ABCDEF"),
+        hex::encode(value),
+        hex::encode_upper(value),
     ]);
     for keep in [
         "-._~",
@@ -267,8 +267,8 @@ fn forms_of(value: &str) -> BTreeSet<String> {
         "-._~!$&'()*+,;=:@/?",
         "-_.!~*'();/?:@&=+$,#",
     ] {
-        for digits in ["0123456789ABCDEF", "0123456789abcdef"] {
-            let plain = percent(value, keep, digits);
+        for case in [Case::Upper, Case::Lower] {
+            let plain = percent(value, keep, case);
             forms.insert(plain.replace("%20", "+"));
             forms.insert(plain);
         }
@@ -290,19 +290,19 @@ fn forms_of(value: &str) -> BTreeSet<String> {
     forms.extend(in_base32(value.as_bytes()));
     forms.insert(value.chars().rev().collect());
     // Two encodings on top of each other. Nested escapes are undone by the view.
-    let lower_hex = hex(value.as_bytes(), "0123456789abcdef");
-    let upper_hex = hex(value.as_bytes(), "0123456789ABCDEF");
+    let lower_hex = hex::encode(value);
+    let upper_hex = hex::encode_upper(value);
     for once in [
         STANDARD_NO_PAD.encode(value),
         STANDARD.encode(value),
         URL_SAFE_NO_PAD.encode(value),
-        percent(value, "-._~", "0123456789ABCDEF"),
+        percent(value, "-._~", Case::Upper),
         lower_hex,
         upper_hex,
     ] {
         forms.extend(in_base64(once.as_bytes()));
         forms.extend(in_base32(once.as_bytes()));
-        forms.insert(hex(once.as_bytes(), "0123456789abcdef"));
+        forms.insert(hex::encode(&once));
         forms.insert(once.chars().rev().collect());
     }
     // In basic authentication, the unknown user name shifts the value. `in_base64` covers every offset.
@@ -401,15 +401,6 @@ fn in_html(value: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-fn hex(bytes: &[u8], digits: &str) -> String {
-    let digits = digits.as_bytes();
-    let digit = |of: u8| digits.get(usize::from(of)).copied().map_or('0', char::from);
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
-}
-
 /// The value as this program's URL parser normalizes it, in a path and in a query.
 fn in_addresses(value: &str) -> Vec<String> {
     let begins = ["http://x/", "http://x/?"];
@@ -421,15 +412,25 @@ fn in_addresses(value: &str) -> Vec<String> {
     forms.collect()
 }
 
+/// The case of hexadecimal digits.
+#[derive(Clone, Copy)]
+enum Case {
+    Upper,
+    Lower,
+}
+
 /// Percent-encodes everything except letters, digits and `keep`.
-fn percent(value: &str, keep: &str, digits: &str) -> String {
+fn percent(value: &str, keep: &str, case: Case) -> String {
     value
         .bytes()
         .map(|byte| {
             if byte.is_ascii_alphanumeric() || keep.as_bytes().contains(&byte) {
                 char::from(byte).to_string()
             } else {
-                format!("%{}", hex(&[byte], digits))
+                match case {
+                    Case::Upper => format!("%{byte:02X}"),
+                    Case::Lower => format!("%{byte:02x}"),
+                }
             }
         })
         .collect()

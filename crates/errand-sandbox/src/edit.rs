@@ -4,7 +4,6 @@
 //! both before writing [`Edit::text`] can compare them with [`Root::digest_of`] after a crash: the digest after means
 //! done, the digest before means not done.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 
@@ -94,7 +93,7 @@ pub fn apply_edit(
 /// SHA-256 in hexadecimal, as edits record it.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 impl Root {
@@ -169,20 +168,10 @@ fn digest(file: &File, size_bytes: u64) -> std::io::Result<String> {
     let mut rest = file.take(size_bytes);
     loop {
         match rest.read(&mut part) {
-            Ok(0) => return Ok(hex(&digest.finalize())),
+            Ok(0) => return Ok(hex::encode(digest.finalize())),
             Ok(read) => digest.update(part.get(..read).unwrap_or_default()),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }

@@ -159,14 +159,6 @@ impl Progress {
     }
 }
 
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 /// The SHA-256 digest and the size of a file.
 fn digest(path: &Path, progress: &Progress) -> io::Result<(String, u64)> {
     let mut file = File::open(path)?;
@@ -176,7 +168,7 @@ fn digest(path: &Path, progress: &Progress) -> io::Result<(String, u64)> {
     loop {
         let count = file.read(&mut buffer)?;
         let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else {
-            return Ok((hex(hasher.finalize()), bytes));
+            return Ok((hex::encode(hasher.finalize()), bytes));
         };
         hasher.update(read);
         bytes += count as u64;
@@ -219,7 +211,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
 
 /// A line in the format of `sha256sum`, so that `sha256sum -c` can verify it.
 fn sum_line(manifest: &[u8]) -> String {
-    format!("{}  {MANIFEST}\n", hex(Sha256::digest(manifest)))
+    format!("{}  {MANIFEST}\n", hex::encode(Sha256::digest(manifest)))
 }
 
 #[cfg(test)]

@@ -49,11 +49,7 @@ fn instance(config: &Config) -> String {
     // Links are not resolved: the directory may not exist yet, and its name must stay the same after it is created.
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
     let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
-    digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(digest.get(..8).unwrap_or_default())
 }
 
 /// The probe of the isolation, which runs while the rest of the server starts.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use errand_core::human::Resolution;
 use errand_core::policy::Hints;
 use errand_core::tool_error::{ToolError, ToolErrorCode};
-use errand_core::transcript::{Body, Outcome, ToolCall, hex};
+use errand_core::transcript::{Body, Outcome, ToolCall};
 use errand_store::{Connection, Setup};
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ClientRequest, ContentBlock,
@@ -361,7 +361,7 @@ impl Tool for ConnectionTool {
         };
         let id = self.connection.id.to_string();
         let exact = json!([id, place, self.tool.digest()]).to_string();
-        Some(hex(&Sha256::digest(exact.as_bytes())))
+        Some(hex::encode(Sha256::digest(exact.as_bytes())))
     }
 
     fn takes_secrets(&self) -> bool {

@@ -47,7 +47,7 @@ fn a_value_is_masked_in_each_encoding() {
         address.to_string(),
         in_path.to_string(),
         in_html(VALUE),
-        hex(VALUE.as_bytes(), "0123456789abcdef"),
+        hex::encode(VALUE),
     ] {
         let masked = secrets.mask(&format!("before {text} after"));
         assert!(
@@ -73,14 +73,14 @@ fn a_value_is_masked_through_cheap_transformations() {
         chars.join(between)
     };
     let each = |form: &dyn Fn(char) -> String| KEY.chars().map(form).collect::<String>();
-    let lower_hex = hex(KEY.as_bytes(), "0123456789abcdef");
+    let lower_hex = hex::encode(KEY);
     let pairs: Vec<&str> = lower_hex
         .as_bytes()
         .chunks(2)
         .map(|pair| std::str::from_utf8(pair).unwrap())
         .collect();
     let twice = STANDARD.encode(STANDARD.encode(KEY));
-    let percent_all = percent(KEY, "", "0123456789abcdef");
+    let percent_all = percent(KEY, "", Case::Lower);
     for text in [
         KEY.to_uppercase(),
         KEY.to_lowercase(),
@@ -104,7 +104,7 @@ fn a_value_is_masked_through_cheap_transformations() {
         twice,
         STANDARD.encode(format!("k={}", STANDARD.encode(KEY))),
         STANDARD.encode(&lower_hex),
-        URL_SAFE.encode(percent(KEY, "-._~", "0123456789ABCDEF")),
+        URL_SAFE.encode(percent(KEY, "-._~", Case::Upper)),
         in_base32(KEY.as_bytes())[0].clone(),
         in_base32(format!("ab{KEY}").as_bytes())[0].to_lowercase(),
         STANDARD.encode(KEY).chars().rev().collect(),

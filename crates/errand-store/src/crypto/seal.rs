@@ -165,7 +165,7 @@ impl MasterKey {
     pub fn from_text(text: &str) -> Result<Self, SealError> {
         let text = text.trim();
         let bytes = if text.len() == KEY_BYTES * 2 {
-            from_hex(text)
+            hex::decode(text).ok()
         } else {
             STANDARD_LENIENT
                 .decode(text)
@@ -252,7 +252,7 @@ impl MasterKey {
         };
         let key = Self::from_bytes(random()?);
         let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{}.new", to_hex(&random::<8>()?)));
+        beside.push(format!(".{}.new", hex::encode(random::<8>()?)));
         let beside = PathBuf::from(beside);
 
         let linked = write_private(&beside, &key).and_then(|()| std::fs::hard_link(&beside, path));
@@ -275,7 +275,7 @@ impl MasterKey {
 
     /// Identifies the key without revealing it, for messages and `errand doctor`: 16 hexadecimal digits.
     pub fn id(&self) -> String {
-        to_hex(&self.id_bytes())
+        hex::encode(self.id_bytes())
     }
 
     fn id_bytes(&self) -> [u8; KEY_ID_BYTES] {
@@ -326,7 +326,7 @@ impl MasterKey {
         }
         if *key_id != self.id_bytes() {
             return Err(SealError::OtherKey {
-                sealed_under: to_hex(key_id),
+                sealed_under: hex::encode(key_id),
                 ours: self.id(),
             });
         }
@@ -362,7 +362,7 @@ impl MasterKey {
 pub(crate) fn key_id_of(sealed: &[u8]) -> Option<String> {
     let (version, rest) = sealed.split_first()?;
     let (id, _) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
-    (*version == VERSION).then(|| to_hex(id))
+    (*version == VERSION).then(|| hex::encode(id))
 }
 
 /// The key block of HMAC, padded with zeros as HMAC itself does. This form cannot fail.
@@ -407,22 +407,6 @@ fn random<const N: usize>() -> Result<[u8; N], SealError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(SealError::Randomness)?;
     Ok(bytes)
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text
-        .chars()
-        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-        .collect::<Option<_>>()?;
-    let pairs = digits.as_chunks::<2>();
-    pairs
-        .1
-        .is_empty()
-        .then(|| pairs.0.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
 #[cfg(test)]

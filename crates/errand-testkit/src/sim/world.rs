@@ -9,7 +9,6 @@ use bytes::Bytes;
 use errand_core::human::HumanRequest;
 use errand_core::id::{HumanRequestId, RunId, SandboxId, TeamId, UserId};
 use errand_core::time::Timestamp;
-use errand_core::transcript::hex;
 use errand_engine::clock::Clock;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
@@ -315,7 +314,7 @@ impl State {
 
     /// The digest of the trace, in hexadecimal.
     pub(crate) fn digest(&self) -> String {
-        hex(&self.trace.clone().finalize())
+        hex::encode(self.trace.clone().finalize())
     }
 }
 

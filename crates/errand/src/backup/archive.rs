@@ -11,7 +11,7 @@ use errand_sandbox::{FileError, Root, Visited, Walked, What};
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Builder, EntryType, Header};
 
-use super::{FileLine, Progress, SandboxLine, hex};
+use super::{FileLine, Progress, SandboxLine};
 
 /// Maximum number of attempts to save a sandbox whose files change.
 const TRIES_MAX: u32 = 3;
@@ -157,7 +157,7 @@ fn write(root: &Root, to: &Path, with_holes: bool, progress: &Progress) -> io::R
         entries,
         left_out,
         bytes: digesting.bytes,
-        sha256: hex(digesting.hasher.finalize()),
+        sha256: hex::encode(digesting.hasher.finalize()),
     })
 }
 

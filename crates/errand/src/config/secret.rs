@@ -28,7 +28,7 @@ pub(super) const MASTER_KEY: &str = "master_key";
 pub(super) fn master_key() -> Setting<Option<Secret<[u8; 32]>>> {
     let parse = |text: &str| {
         let bytes = if text.len() == 64 {
-            from_hex(text)
+            hex::decode(text).ok()
         } else {
             from_base64(text)
         };
@@ -54,19 +54,6 @@ pub(super) fn master_key() -> Setting<Option<Secret<[u8; 32]>>> {
         environment_only: true,
         ..setting
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-        .collect();
-    Some(
-        digits?
-            .chunks_exact(2)
-            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
-            .collect(),
-    )
 }
 
 /// Accepts both alphabets, with and without padding.

@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt as _;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use errand_core::path::SandboxPath;
-use errand_core::transcript::hex;
 use errand_sandbox::OpenFile;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -48,7 +47,7 @@ fn etag_of(file: &File) -> Result<HeaderValue, ApiError> {
         about.ctime(),
         about.ctime_nsec()
     );
-    let digest = hex(&Sha256::digest(exact.as_bytes()));
+    let digest = hex::encode(Sha256::digest(exact.as_bytes()));
     Ok(text(&format!(
         "\"{}\"",
         digest.get(..32).unwrap_or_default()

@@ -14,8 +14,6 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
-use errand_core::transcript::hex;
-
 pub(super) const PATH: &str = "/assets/{name}";
 /// Characters of the digest in an address.
 const DIGEST_CHARS: usize = 16;
@@ -71,7 +69,7 @@ impl Assets {
 
 impl Asset {
     fn new(name: &str, ending: &str, plain: &'static [u8]) -> Self {
-        let digest = hex(&Sha256::digest(plain));
+        let digest = hex::encode(Sha256::digest(plain));
         let digest = digest.get(..DIGEST_CHARS).unwrap_or_default();
         let kind = match ending {
             "css" => "text/css; charset=utf-8",

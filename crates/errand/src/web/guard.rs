@@ -14,7 +14,6 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use errand_core::id::{TeamId, UserId};
 use errand_core::role::{Permission, Role};
 use errand_core::time::Timestamp;
-use errand_core::transcript::hex;
 use errand_store::{Membership, Session};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -208,7 +207,7 @@ fn form_token(token: &SetUpToken) -> String {
         .chain_update(FORM_PURPOSE)
         .chain_update(token.expose())
         .finalize();
-    hex(&digest)
+    hex::encode(digest)
 }
 
 fn to_log_in(method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {

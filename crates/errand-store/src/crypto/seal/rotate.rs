@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{KEY_ID_BYTES, MasterKey, SealError, random, to_hex, write_private};
+use super::{KEY_ID_BYTES, MasterKey, SealError, random, write_private};
 
 /// Path of the new key that is about to replace the key in `file`.
 fn next_of(file: &Path) -> PathBuf {
@@ -81,7 +81,7 @@ impl MasterKey {
     /// Id of the key that a value is sealed under. `None` if it is not a sealed value.
     pub(crate) fn id_in(sealed: &[u8]) -> Option<String> {
         let id = sealed.get(1..)?.first_chunk::<KEY_ID_BYTES>()?;
-        Some(to_hex(id))
+        Some(hex::encode(id))
     }
 
     /// Whether a value is sealed under this key.

@@ -6,7 +6,6 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use errand_core::transcript::hex;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use serde_json::Value;
@@ -67,7 +66,7 @@ fn document(app: &AppState) -> Value {
 /// The body with its `ETag`, or 304 for a client that has this version. The tag is weak, because it is the same for
 /// each content encoding.
 fn unless_known(headers: &HeaderMap, body: Bytes, kind: &'static str) -> Response {
-    let digest = hex(&Sha256::digest(&body));
+    let digest = hex::encode(Sha256::digest(&body));
     let etag = format!("W/\"{}\"", digest.get(..32).unwrap_or_default());
     let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("W/\"-\""));
     let tag = [(header::ETAG, etag.clone())];

@@ -330,10 +330,7 @@ pub(super) fn content(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if text.len() <= SHOWN_BYTES_MAX => text.to_owned(),
         _ => {
-            let digest: String = Sha256::digest(bytes)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let digest = hex::encode(Sha256::digest(bytes));
             format!("{} bytes, sha256 {digest}", bytes.len())
         }
     }
