@@ -6,8 +6,6 @@
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Maximum size of a direct upload, in bytes. Fixed by the contract.
 pub const DIRECT_UPLOAD_BYTES_MAX: u64 = 10 * 1024 * 1024;
-/// Maximum size of an upload by URL, in bytes, unless the operator configures another. Fixed by the contract.
-pub const URL_UPLOAD_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 /// How many bytes of a rejected body the server reads and discards, so that the client gets to see the error response.
 /// Fixed by the contract.
 pub const REFUSED_BODY_DRAINED_BYTES_MAX: u64 = 64 * 1024 * 1024;

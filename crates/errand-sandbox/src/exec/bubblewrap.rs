@@ -218,12 +218,6 @@ impl Bubblewrap {
     pub fn has_own_proc(&self) -> bool {
         self.inner.abilities.own_proc
     }
-
-    /// Whether a shell can be started ahead of its command.
-    #[must_use]
-    pub fn has_warm_shells(&self) -> bool {
-        self.inner.shell == ShellKind::Bash
-    }
 }
 
 /// Waits until a process is gone, up to a limit.

@@ -72,14 +72,6 @@ impl Store {
         .await
     }
 
-    /// The teams of a user with the role in each, in the order of joining. Empty for a disabled user.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] if a role cannot be read.
-    pub async fn teams_of(&self, user: UserId) -> Result<Vec<(Team, Role)>> {
-        self.read(move |conn| select_teams_of(conn, user)).await
-    }
-
     /// Changes the role of a member. The member's keys have it from the commit on.
     ///
     /// # Errors
@@ -222,20 +214,4 @@ fn keys_of(conn: &Connection, team: TeamId, user: UserId) -> Result<Vec<ApiKey>>
         )?
         .collect::<rusqlite::Result<_>>()?;
     Ok(keys)
-}
-
-fn select_teams_of(conn: &Connection, user: UserId) -> Result<Vec<(Team, Role)>> {
-    conn.prepare_cached(
-        "SELECT t.id, t.name, t.created_at, m.role
-         FROM memberships m JOIN teams t ON t.id = m.team_id JOIN users u ON u.id = m.user_id AND u.disabled_at IS NULL
-         WHERE m.user_id = ?1 ORDER BY m.created_at, t.id",
-    )?
-    .query_and_then(params![Blob(user.as_uuid())], |row| {
-        let role: String = row.get(3)?;
-        Ok((
-            team_row(row)?,
-            word("memberships", "role", &role, Role::parse)?,
-        ))
-    })?
-    .collect()
 }

@@ -119,12 +119,6 @@ impl Out {
         self.stderr.terminal
     }
 
-    /// Whether standard output is a terminal.
-    #[must_use]
-    pub fn shows_on_terminal(&self) -> bool {
-        self.stdout.terminal
-    }
-
     /// Whether log lines on standard error can have colors.
     #[must_use]
     pub fn log_colors(&self) -> bool {
