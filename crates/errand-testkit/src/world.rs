@@ -53,15 +53,13 @@ impl World {
         failure: Option<(u64, Fault)>,
     ) -> Self {
         let points = Arc::new(CrashPoints::default());
-        // Each reader costs an opening of the database at each start.
-        let mut settings = vec![("ERRAND_STORE__READ_CONNECTIONS", "1".to_owned())];
-        settings.extend(plan.settings.iter().cloned());
         let options = TestOptions {
-            settings,
+            settings: plan.settings.clone(),
             file: plan.file.clone(),
             trial: Trial {
                 faults: Some(Arc::clone(&points) as _),
                 unsynced: true,
+                one_reader: true,
                 ..Trial::default()
             },
             ..TestOptions::default()

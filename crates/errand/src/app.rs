@@ -373,12 +373,16 @@ impl App {
     }
 }
 
+/// Pooled connections of a server for reading. Short reads have others, one for each thread.
+pub(crate) const STORE_READERS: u32 = 4;
+/// Cache of each connection for reading, in KiB. That of the writer is eight times as large.
+const STORE_CACHE_KIB: u32 = 2_048;
+
 /// The parameters for opening the store. A struct, so that they can be sent to a blocking thread.
 pub(crate) struct StoreSetup {
     pub(crate) dir: PathBuf,
     pub(crate) url: String,
-    pub(crate) readers: usize,
-    pub(crate) cache_kib: u32,
+    pub(crate) readers: u32,
     pub(crate) key: Option<MasterKey>,
     pub(crate) opening: Opening,
 }
@@ -388,8 +392,7 @@ impl StoreSetup {
         Self {
             dir: config.server.data_dir.clone(),
             url: url.to_owned(),
-            readers: config.store.read_connections as usize,
-            cache_kib: config.store.cache_kib,
+            readers: STORE_READERS,
             key: master_key_of(config),
             opening,
         }
@@ -430,8 +433,8 @@ impl StoreSetup {
             boot,
             respond_base: self.url,
             master_key: prepared.master_key,
-            readers: self.readers,
-            cache_kib: self.cache_kib,
+            readers: self.readers as usize,
+            cache_kib: STORE_CACHE_KIB,
         };
         let store = Store::open_on_trial(options, lock, trial)
             .map_err(|error| DataDirError::of_opening(&dir, error))?;

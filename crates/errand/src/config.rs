@@ -30,7 +30,6 @@ mod sandbox;
 mod secret;
 mod server;
 mod sources;
-mod store;
 mod uploads;
 mod webhooks;
 
@@ -57,7 +56,6 @@ pub use sandbox::SandboxConfig;
 pub use secret::Secret;
 pub use server::{PublicUrl, ServerConfig, TlsConfig};
 pub use sources::{DEFAULT_FILE, SettingsFile, environment, read_file};
-pub use store::StoreConfig;
 pub use uploads::UploadsConfig;
 pub use webhooks::WebhookConfig;
 
@@ -107,7 +105,6 @@ pub struct Config {
     pub connections: ConnectionsConfig,
     pub fetch_url: FetchUrlConfig,
     pub sandbox: SandboxConfig,
-    pub store: StoreConfig,
     pub uploads: UploadsConfig,
     pub metrics: MetricsConfig,
     /// The 32-byte key that encrypts stored secrets. `None`: the key file in the data directory is used.
@@ -130,7 +127,6 @@ impl Config {
             connections: ConnectionsConfig::read(reader),
             fetch_url: FetchUrlConfig::read(reader),
             sandbox: SandboxConfig::read(reader),
-            store: StoreConfig::read(reader),
             uploads: UploadsConfig::read(reader),
             metrics: MetricsConfig::read(reader),
             master_key: reader.take(
@@ -166,7 +162,6 @@ impl fmt::Debug for Config {
             .field("connections", &self.connections)
             .field("fetch_url", &self.fetch_url)
             .field("sandbox", &self.sandbox)
-            .field("store", &self.store)
             .field("uploads", &self.uploads)
             .field("metrics", &self.metrics)
             .finish_non_exhaustive()

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Config;
+use crate::app::STORE_READERS;
 
 /// The soft limit is raised up to this. More is useless, and some systems have hard limits in the billions.
 const RAISED_TO_MAX: u64 = 1 << 20;
@@ -13,7 +13,7 @@ pub(crate) const ENOUGH: u64 = 4096;
 const BESIDE_THE_STORE: u64 = 24;
 /// A SQLite connection opens its database and its write-ahead log.
 const OF_A_CONNECTION: u64 = 2;
-/// Connections in addition to the configured ones: the writer's, the one for checkpoints, and those for short reads.
+/// Connections of the store in addition to its pooled readers: the writer's, the one for checkpoints, and those for short reads.
 const CONNECTIONS: u64 = 6;
 
 /// Raises the soft limit to the hard limit, up to [`RAISED_TO_MAX`]. Commands and parsers have their own limits.
@@ -38,11 +38,11 @@ pub(crate) fn raise() -> Option<u64> {
 }
 
 /// Whether the limit is sufficient for a server. The error says how many descriptors it needs.
-pub(crate) fn check(limit: Option<u64>, config: &Config) -> Result<(), String> {
+pub(crate) fn check(limit: Option<u64>) -> Result<(), String> {
     let Some(limit) = limit else {
         return Ok(());
     };
-    let connections = u64::from(config.store.read_connections) + CONNECTIONS;
+    let connections = u64::from(STORE_READERS) + CONNECTIONS;
     let needed = connections * OF_A_CONNECTION + BESIDE_THE_STORE;
     if limit < needed {
         return Err(format!(

@@ -57,7 +57,6 @@ pub(crate) struct Isolation {
     users: Arc<Uids>,
     found: JoinHandle<Result<Bubblewrap, Unavailable>>,
     goes_on: Duration,
-    waiting_max: usize,
 }
 
 impl Isolation {
@@ -68,7 +67,6 @@ impl Isolation {
             users: Arc::clone(&settings.uids),
             found: tokio::spawn(Bubblewrap::find(settings)),
             goes_on: goes_on(config),
-            waiting_max: config.sandbox.waiting_shells_max as usize,
         }
     }
 
@@ -101,8 +99,7 @@ impl Isolation {
                 }
                 *sandboxes = with_users.context("the sandboxes cannot be inspected")?;
                 let exec: Arc<dyn SandboxExec> = Arc::new(exec);
-                let tool =
-                    RunCommand::isolated(Arc::clone(&exec), begun.goes_on, begun.waiting_max);
+                let tool = RunCommand::isolated(Arc::clone(&exec), begun.goes_on);
                 (tool, Ok(exec))
             }
             Err(why) => {

@@ -46,6 +46,9 @@ const NAME: &str = "run_command";
 const TIMEOUT_S: u64 = 120;
 /// Maximum time limit of a command, in seconds.
 const TIMEOUT_S_MAX: u64 = 600;
+/// Maximum number of shells that wait, started in advance, for the next command of their run. A driven run has at most
+/// one, so `engine.max_concurrent_runs` lowers this bound on a small machine.
+const WAITING_SHELLS_MAX: usize = 32;
 /// How much of each output an error repeats, in bytes. The end is enough to see where the command was.
 const SHOWN_BYTES: usize = 2_000;
 
@@ -70,14 +73,13 @@ struct Arguments {
 }
 
 impl RunCommand {
-    /// The tool with isolation. `goes_on`: the grace period of a running command when the server shuts down;
-    /// `waiting_max`: the maximum number of shells that are started in advance.
+    /// The tool with isolation. `goes_on`: the grace period of a running command when the server shuts down.
     #[must_use]
-    pub fn isolated(exec: Arc<dyn SandboxExec>, goes_on: Duration, waiting_max: usize) -> Self {
+    pub fn isolated(exec: Arc<dyn SandboxExec>, goes_on: Duration) -> Self {
         Self {
             exec: Ok(exec),
             goes_on,
-            places: Arc::new(Semaphore::new(waiting_max)),
+            places: Arc::new(Semaphore::new(WAITING_SHELLS_MAX)),
         }
     }
 

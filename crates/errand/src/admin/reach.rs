@@ -185,7 +185,6 @@ async fn open(config: &Config, opening: Opening) -> Result<Option<Admin>, ReachE
         dir: config.server.data_dir.clone(),
         url: url.clone(),
         readers: 1,
-        cache_kib: config.store.cache_kib,
         key: master_key_of(config),
         opening,
     };

@@ -180,7 +180,6 @@ fn setup(dir: &Path, making: Making) -> Store {
         dir: dir.to_owned(),
         url: URL.to_owned(),
         readers: 1,
-        cache_kib: 2048,
         key: None,
         opening: crate::app::Opening {
             making,

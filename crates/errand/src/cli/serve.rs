@@ -65,7 +65,7 @@ pub(super) async fn run(args: &Args, with: &CommandContext) -> Result<()> {
     }
     let mut signals = Signals::listen()?;
     let descriptors = descriptors::raise();
-    if let Err(few) = descriptors::check(descriptors, &config) {
+    if let Err(few) = descriptors::check(descriptors) {
         bail!(few);
     }
     let listener = bind(&config)?;

@@ -117,7 +117,6 @@ fn stored() -> tempfile::TempDir {
         dir: dir.path().to_owned(),
         url: "http://127.0.0.1:8700".to_owned(),
         readers: 1,
-        cache_kib: 2048,
         key: None,
         opening: crate::app::Opening {
             making: Making::BY_ITSELF,

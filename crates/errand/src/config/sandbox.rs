@@ -34,12 +34,10 @@ section! {
         files_max: u32 = whole(100_000, 100..=1_000_000).unit("files"),
         /// Maximum size of a file that a command writes.
         file_bytes_max: u64 = size(2 * GIB, MIB..=100 * TIB),
-        /// Maximum number of shells that wait, started in advance, for the next command of their run.
-        waiting_shells_max: u32 = whole(32, 0..=10_000).unit("shells"),
         /// First user ID for sandboxes if the server runs as root, one per sandbox; nothing else on the machine may use
         /// these users.
         uid_base: u32 = whole(1_900_000_000, 1_000..=2_000_000_000),
-        /// Number of these user IDs.
+        /// Number of these user IDs; fewer if a user namespace maps fewer.
         uid_count: u32 = whole(1_000_000, 2..=100_000_000).unit("users"),
     }
 }

@@ -29,6 +29,13 @@ const OTHER_VARIABLES: [&str; 5] = [
     "ERRAND_NEW_MASTER_KEY",
 ];
 
+/// Settings of earlier versions, whose values are fixed now.
+const REMOVED: [&str; 3] = [
+    "sandbox.waiting_shells_max",
+    "store.cache_kib",
+    "store.read_connections",
+];
+
 /// The content of a settings file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsFile {
@@ -366,7 +373,7 @@ fn unknown_name(
     let message = match is_section {
         true if empty_table => return None,
         true => format!("is a section; write [{name}] with its settings below it"),
-        false => not_a_setting(nearest(name, known)),
+        false => not_a_setting(name, nearest(name, known)),
     };
     Some(Problem {
         origin: origin.clone(),
@@ -377,7 +384,7 @@ fn unknown_name(
 
 fn unknown_variable(variable_name: &str, known: &[&'static str]) -> Problem {
     let name = setting_like(variable_name);
-    let message = not_a_setting(nearest(&name, known).map(variable));
+    let message = not_a_setting(&name, nearest(&name, known).map(variable));
     Problem {
         origin: Origin::Environment(variable_name.to_owned()),
         name: Some(name),
@@ -385,7 +392,10 @@ fn unknown_variable(variable_name: &str, known: &[&'static str]) -> Problem {
     }
 }
 
-fn not_a_setting(nearest: Option<impl Display>) -> String {
+fn not_a_setting(name: &str, nearest: Option<impl Display>) -> String {
+    if REMOVED.contains(&name) {
+        return "was removed, because the server uses a fixed value; delete it".to_owned();
+    }
     match nearest {
         Some(nearest) => format!("is not a setting; did you mean {nearest}?"),
         None => "is not a setting; `errand config` lists all settings".to_owned(),

@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default, in TOML and as the text of a variable.
-const SAMPLES: [(&str, &str, &str); 51] = [
+const SAMPLES: [(&str, &str, &str); 48] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -59,11 +59,8 @@ const SAMPLES: [(&str, &str, &str); 51] = [
     ("sandbox.team_disk_bytes_max", "'20GiB'", "20GiB"),
     ("sandbox.files_max", "1000", "1000"),
     ("sandbox.file_bytes_max", "'1GiB'", "1GiB"),
-    ("sandbox.waiting_shells_max", "2", "2"),
     ("sandbox.uid_base", "100000", "100000"),
     ("sandbox.uid_count", "10", "10"),
-    ("store.read_connections", "2", "2"),
-    ("store.cache_kib", "512", "512"),
     ("uploads.direct_bytes_max", "'2MiB'", "2MiB"),
     ("uploads.url_bytes_max", "1024", "1KiB"),
     ("uploads.url_ttl", "'90s'", "90s"),
@@ -413,6 +410,24 @@ fn a_setting_of_another_section_is_found() {
             "{problem}"
         );
     }
+}
+
+#[test]
+fn a_removed_setting_is_named_as_such() {
+    let removed = "was removed, because the server uses a fixed value; delete it";
+    assert_eq!(
+        lines(from_file(
+            "[store]\ncache_kib = 2048\n[sandbox]\nwaiting_shells_max = 1"
+        )),
+        [
+            format!("errand.toml: sandbox.waiting_shells_max: {removed}"),
+            format!("errand.toml: store.cache_kib: {removed}"),
+        ]
+    );
+    assert_eq!(
+        lines(from_env(&[("ERRAND_STORE__READ_CONNECTIONS", "4")])),
+        [format!("ERRAND_STORE__READ_CONNECTIONS: {removed}")]
+    );
 }
 
 #[test]

@@ -179,14 +179,14 @@ async fn sighup_reloads_settings_and_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let first = write_certificate(dir.path());
     let file = dir.path().join("errand.toml");
-    let settings = |level: &str, cache: u32| {
+    let settings = |level: &str, runs: u32| {
         let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
         let text = format!(
-            "[log]\nlevel = \"{level}\"\n[store]\ncache_kib = {cache}\n[server.tls]\ncert = {cert:?}\nkey = {key:?}\n"
+            "[log]\nlevel = \"{level}\"\n[engine]\nmax_concurrent_runs = {runs}\n[server.tls]\ncert = {cert:?}\nkey = {key:?}\n"
         );
         fs::write(&file, text).unwrap();
     };
-    settings("info", 2048);
+    settings("info", 20);
     let data = dir.path().join("data");
     let words = ["--config", file.to_str().unwrap()];
     let mut server = Process::begin(&data, &words, &[], None);
@@ -201,14 +201,14 @@ async fn sighup_reloads_settings_and_certificates() {
     fs::write(&file, "[log]\nlevel = \"loud\"\n").unwrap();
     server.signal("HUP");
     assert!(server.until("nothing was changed").await);
-    settings("info", 2048);
+    settings("info", 20);
     fs::write(dir.path().join("cert.pem"), "no certificate").unwrap();
     server.signal("HUP");
     assert!(server.until("the previous ones stay in use").await);
     assert!(is_served(&server.url, &first).await);
 
     let second = write_certificate(dir.path());
-    settings("debug", 4096);
+    settings("debug", 40);
     server.signal("HUP");
     assert!(
         server.until("certificates=\"reloaded\"").await,
@@ -216,7 +216,11 @@ async fn sighup_reloads_settings_and_certificates() {
         server.log()
     );
     assert!(server.until("require a restart").await);
-    assert!(server.log().contains("store.cache_kib"), "{}", server.log());
+    assert!(
+        server.log().contains("engine.max_concurrent_runs"),
+        "{}",
+        server.log()
+    );
     assert!(!is_served(&server.url, &first).await);
     assert!(is_served(&server.url, &second).await);
     assert!(

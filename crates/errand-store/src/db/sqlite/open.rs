@@ -227,7 +227,8 @@ impl Store {
         if let Some(mark) = &mark {
             mark.names_log().map_err(directory)?;
         }
-        let readers = (0..options.readers.clamp(1, 64))
+        let readers = if trial.one_reader { 1 } else { options.readers };
+        let readers = (0..readers.clamp(1, 64))
             .map(|_| connect(&dir, true, options.cache_kib))
             .collect::<Result<Vec<_>, _>>()
             .map_err(database)?;

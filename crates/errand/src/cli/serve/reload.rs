@@ -98,19 +98,22 @@ mod tests {
 
     #[test]
     fn changed_settings_are_found_by_name() {
-        let load = |level: &str, cache: &str| {
+        let load = |level: &str, runs: &str| {
             let env: BTreeMap<String, String> = [
                 ("ERRAND_LOG__LEVEL".to_owned(), level.to_owned()),
-                ("ERRAND_STORE__CACHE_KIB".to_owned(), cache.to_owned()),
+                (
+                    "ERRAND_ENGINE__MAX_CONCURRENT_RUNS".to_owned(),
+                    runs.to_owned(),
+                ),
             ]
             .into();
             crate::config::load(&Flags::default(), &env, None).unwrap()
         };
-        let before = load("info", "2048");
-        assert!(changes(&before, &load("info", "2048")).is_empty());
+        let before = load("info", "20");
+        assert!(changes(&before, &load("info", "20")).is_empty());
         assert_eq!(
-            changes(&before, &load("debug", "4096")),
-            ["log.level", "store.cache_kib"]
+            changes(&before, &load("debug", "40")),
+            ["log.level", "engine.max_concurrent_runs"]
         );
     }
 }
