@@ -4,9 +4,9 @@
 //!
 //! - [`ROUTES`] is the only table of endpoints. The router is built from it, tests iterate over it, and the OpenAPI
 //!   document is compared with it.
-//! - What applies to all requests is done once, in this order from the outside: the layers that the pages have too
-//!   ([`layered`]), API key and rate limit ([`auth`]). Then the handlers' extractors check permission, query and body. A
-//!   handler calls one operation of the store or one use case, and converts the result.
+//! - What applies to all requests is done once, in this order from the outside: the layers that the pages share
+//!   ([`layered`]), API key and rate limit ([`auth`]). Then the handlers' extractors check permission, query and body.
+//!   A handler calls one operation of the store or one use case, and converts the result.
 //!
 //! # Non-goals
 //!

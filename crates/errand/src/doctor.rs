@@ -192,11 +192,11 @@ async fn integrity(store: &Store) -> Check {
 /// Violated invariants of the stored data, one sentence for each place.
 async fn audit(subject: &Subject, now: Timestamp) -> Result<Vec<String>, StoreError> {
     let found = subject.store.audit(AuditScope::All, now).await?;
-    let told = found.into_iter().filter(|finding| {
+    let reported = found.into_iter().filter(|finding| {
         // The next start releases the claims of the last one.
         subject.is_served || !OF_THIS_START.contains(&finding.invariant)
     });
-    Ok(told
+    Ok(reported
         .map(|finding| {
             let run = finding.run.map(|run| format!("run {run}: "));
             format!(

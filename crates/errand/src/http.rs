@@ -1,9 +1,9 @@
 //! The common part of all requests and responses, of the API and of the pages.
 //!
-//! Guarantees: nothing here knows an endpoint or a page. [`layered`] does, in this order from the outside, what holds for
-//! every request: id and log line ([`request`]), panics, compression, the rest of a body that no handler read ([`drain`]).
+//! Guarantees: no endpoint and no page is named here. [`layered`] adds the middleware of every request, in this order
+//! from the outside: id and log line ([`request`]), panics, compression, discarding unread bodies ([`drain`]).
 //!
-//! Non-goals: who the caller is and what they may do (`api::auth`, `web::guard`).
+//! Non-goals: authentication and permissions (`api::auth`, `web::guard`).
 
 pub(crate) mod bodies;
 pub(crate) mod body_memory;

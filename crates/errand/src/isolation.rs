@@ -104,8 +104,8 @@ impl Isolation {
             }
             Err(why) => {
                 tracing::warn!(remedy = why.remedy, "run_command is off: {}", why.reason);
-                let told = format!("{}; {}", why.reason, why.remedy);
-                (RunCommand::off(why), Err(told))
+                let message = format!("{}; {}", why.reason, why.remedy);
+                (RunCommand::off(why), Err(message))
             }
         };
         Ok((tools.with(vec![Arc::new(tool)]), exec))

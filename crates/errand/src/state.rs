@@ -1,7 +1,7 @@
 //! The state that the handlers of the API and of the pages share.
 //!
-//! [`AppState`] is put together once, when the server starts. It leads to the engine's parts (the store, the clock, …) by
-//! `Deref`, so that `app.store` is the store.
+//! [`AppState`] is created once, when the server starts. It dereferences to [`EngineContext`], so `app.store` is the
+//! store.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -102,18 +102,18 @@ pub(crate) struct Inner {
     pub(crate) settings: AppSettings,
     /// The layers that all routes share.
     pub(crate) layers: Layers,
-    /// Draws the pages that browsers see outside the web interface's table.
+    /// Renders the pages outside the web interface's table.
     pub(crate) pages: Pages,
     pub(crate) streams: Streams,
     pub(crate) readiness: Readiness,
     pub(crate) failed_authentications: FailedAuthentications,
     /// The rate limit.
     pub(crate) requests_by_key: Limiter<ApiKeyId>,
-    /// Signs upload URLs; the same after a restart.
+    /// The key that signs upload URLs. It is the same after a restart.
     pub(crate) upload_key: [u8; 32],
-    /// The OpenAPI document, made at its first use.
+    /// The OpenAPI document, rendered at the first request.
     pub(crate) document: OnceLock<Bytes>,
-    /// The documentation page, made at its first use.
+    /// The documentation page, rendered at the first request.
     pub(crate) document_page: OnceLock<Bytes>,
     uploads: Slots,
     event_streams: Slots,
@@ -150,7 +150,7 @@ impl AppState {
     /// Takes a slot for an upload. `by`: the key, person or upload URL.
     ///
     /// # Errors
-    /// 429 if `by` or its team has as many uploads as it may have; 503 if the server has.
+    /// 429 if `by` or its team has reached its limit; 503 if the server has reached its limit.
     pub(crate) fn begin_upload(&self, team: TeamId, by: Holder) -> Result<Slot, ApiError> {
         let settings = &self.settings;
         let by_max = match by {
@@ -183,7 +183,7 @@ impl AppState {
     /// Takes a slot for an event stream. `by`: the key or person.
     ///
     /// # Errors
-    /// 429 if `by` has as many streams as it may have.
+    /// 429 if `by` has reached its limit.
     pub(crate) fn begin_stream(&self, by: Holder) -> Result<Slot, ApiError> {
         let max = self.settings.streams_per_key;
         let taken = self.event_streams.take(&[(by, max as usize)], usize::MAX);

@@ -1,8 +1,8 @@
 //! Use cases: the work of API and pages that is neither HTTP nor SQL, such as starting a run, forking one, setting up a
 //! connection, or checking a build.
 //!
-//! Guarantees: a use case takes parts of the engine (the store, the clock, …) and domain data, and returns domain data or a
-//! [`UseCaseError`]. Nothing here knows a request, a response, a page or a setting.
+//! Guarantees: a use case takes parts of the engine (the store, the clock, …) and domain data, and returns domain data
+//! or a [`UseCaseError`]. It does not depend on requests, responses, pages or settings.
 //!
 //! Non-goals: operations that are a single call of the store. Handlers make those themselves.
 

@@ -61,7 +61,7 @@ use crate::http::slots::Slots;
 use crate::state::AppState;
 use permits::Permits;
 
-/// The pages that browsers see although they are in no table, with the layout of all pages.
+/// The pages outside the table of pages, for `http`.
 pub(crate) const PAGES_ELSEWHERE: Pages = Pages {
     error: layout::error_page,
     signed_in: layout::signed_in_page,

@@ -98,7 +98,7 @@ fn bad(text: String) -> AdminError {
 }
 
 /// Converts an error of the store. Errors that are caused by the request become messages.
-fn told(error: StoreError) -> AdminError {
+fn admin_error(error: StoreError) -> AdminError {
     match error {
         StoreError::Invalid { message, .. } => bad(message),
         error => error.into(),
@@ -211,7 +211,10 @@ impl Admin {
                 None => {
                     let id = self.ids.user(now);
                     let new = NewUser { id, email, now };
-                    (self.store.create_user(new).await.map_err(told)?.id, true)
+                    (
+                        self.store.create_user(new).await.map_err(admin_error)?.id,
+                        true,
+                    )
                 }
             },
         };
@@ -228,7 +231,7 @@ impl Admin {
                     "the owner of the new team is disabled; `errand users enable` enables them again".to_owned(),
                 ));
             }
-            made => made.map_err(told)?,
+            made => made.map_err(admin_error)?,
         };
         let link = if is_new {
             Some(self.new_link(owner, now).await?)
@@ -266,7 +269,7 @@ impl Admin {
     ) -> Result<AdminAnswer, AdminError> {
         let team = self.named_team(team).await?;
         let renamed = self.store.rename_team(team.id, name, Role::Owner).await;
-        renamed.map_err(told)?;
+        renamed.map_err(admin_error)?;
         Ok(AdminAnswer::TeamRenamed {
             team: self.team_line(team.id).await?,
             was: team.name,

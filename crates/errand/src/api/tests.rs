@@ -226,7 +226,7 @@ async fn every_route_requires_a_key_and_answers_404_for_missing_ids() {
             Access::Public if route.path.contains("{token}") => {
                 drop(open.error(401, "unauthorized"))
             }
-            // Nothing was brought back.
+            // The callback has no parameters.
             Access::Public if route.path.contains("/sign-ins/") => {
                 drop(open.error(400, "bad_request"))
             }

@@ -20,9 +20,9 @@ pub(super) enum Command {
         remote: RemoteServer,
     },
     /// Show a connection and its tools
-    Get(One),
+    Get(ConnectionArgs),
     /// Fetch the list of tools from a connection's server, and show it
-    Probe(One),
+    Probe(ConnectionArgs),
     /// Set whether a tool's results are trusted, and whether it reaches the open world
     ///
     /// Once a run has read an untrusted result, calls with the guard policy need an approval. Trust a tool only if
@@ -32,7 +32,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct One {
+pub(super) struct ConnectionArgs {
     /// ID or name
     connection: String,
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
         Command::List { page, remote } => list(&page, &remote, with).await,
-        Command::Get(One { connection, remote }) => {
+        Command::Get(ConnectionArgs { connection, remote }) => {
             let client = with.client(&remote)?;
             let id = id_of(&client, &connection).await?;
             let found = client.connection(&id).await?;
@@ -87,7 +87,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             }
             show(&found.value, with)
         }
-        Command::Probe(One { connection, remote }) => {
+        Command::Probe(ConnectionArgs { connection, remote }) => {
             let client = with.client(&remote)?;
             let id = id_of(&client, &connection).await?;
             let probed = client.probe(&id).await?;

@@ -18,7 +18,7 @@ const CRITERIA: [&str; 6] = ["all", "statuses", "agent", "source", "since", "unt
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("which").required(true).multiple(true).args(["run"]).args(CRITERIA)))]
-pub(super) struct Which {
+pub(super) struct Selection {
     /// ID of the run
     #[arg(conflicts_with_all = CRITERIA, conflicts_with_all = ["limit", "dry_run"])]
     run: Option<String>,
@@ -54,7 +54,7 @@ pub(super) struct Which {
 #[derive(Debug, Args)]
 pub(super) struct Retry {
     #[command(flatten)]
-    which: Which,
+    selection: Selection,
     /// As the operator, on the server's machine: also a poisoned run, of any team
     #[arg(long, requires = "run")]
     force: bool,
@@ -63,11 +63,16 @@ pub(super) struct Retry {
 }
 
 /// Stops one run or several.
-pub(super) async fn stop(which: Which, with: &CommandContext) -> Result<()> {
-    let (client, out) = (with.client(&which.remote)?, &with.out);
-    let Some(run) = &which.run else {
-        let body = which.body(&client).await?;
-        return show(&client.stop_many(&body).await?, "interrupted", &which, out);
+pub(super) async fn stop(selection: Selection, with: &CommandContext) -> Result<()> {
+    let (client, out) = (with.client(&selection.remote)?, &with.out);
+    let Some(run) = &selection.run else {
+        let body = selection.body(&client).await?;
+        return show(
+            &client.stop_many(&body).await?,
+            "interrupted",
+            &selection,
+            out,
+        );
     };
     let reply = client.stop(run).await?;
     if out.json() {
@@ -79,8 +84,8 @@ pub(super) async fn stop(which: Which, with: &CommandContext) -> Result<()> {
 
 /// Retries one failed run or several.
 pub(super) async fn retry(args: Retry, with: &CommandContext) -> Result<()> {
-    let which = args.which;
-    if let (true, Some(run)) = (args.force, &which.run) {
+    let selection = args.selection;
+    if let (true, Some(run)) = (args.force, &selection.run) {
         let request = AdminRequest::Retry { run: run.clone() };
         return match reach::execute(&with.settings_of(&args.place)?, request).await? {
             AdminAnswer::Repaired { repaired } if with.out.json() => {
@@ -90,11 +95,11 @@ pub(super) async fn retry(args: Retry, with: &CommandContext) -> Result<()> {
             _ => Err(unexpected_response()),
         };
     }
-    let (client, out) = (with.client(&which.remote)?, &with.out);
-    let Some(run) = &which.run else {
-        let body = which.body(&client).await?;
+    let (client, out) = (with.client(&selection.remote)?, &with.out);
+    let Some(run) = &selection.run else {
+        let body = selection.body(&client).await?;
         let reply = client.retry_many(&body).await?;
-        return show(&reply, "queued again", &which, out);
+        return show(&reply, "queued again", &selection, out);
     };
     let reply = client.retry(run).await?;
     if out.json() {
@@ -103,7 +108,7 @@ pub(super) async fn retry(args: Retry, with: &CommandContext) -> Result<()> {
     Ok(out.note("The run continues from the step that failed.")?)
 }
 
-impl Which {
+impl Selection {
     /// The body of the API request.
     async fn body(&self, client: &Client) -> Result<Value> {
         let mut body = Map::new();
@@ -137,7 +142,7 @@ impl Which {
 }
 
 /// Prints the runs as the result, and their number as a note.
-fn show(reply: &Reply<ManyRunsReply>, what: &str, which: &Which, out: &Out) -> Result<()> {
+fn show(reply: &Reply<ManyRunsReply>, what: &str, selection: &Selection, out: &Out) -> Result<()> {
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
     }
@@ -150,7 +155,7 @@ fn show(reply: &Reply<ManyRunsReply>, what: &str, which: &Which, out: &Out) -> R
         n => format!("{n} runs"),
     };
     let is = |n: u64| if n == 1 { "is" } else { "are" };
-    if which.dry_run {
+    if selection.dry_run {
         out.note(&format!(
             "{} would be {what}. Nothing was changed.",
             runs(done.matched)

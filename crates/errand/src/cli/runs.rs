@@ -24,17 +24,17 @@ pub(super) enum Command {
     /// List runs, newest first
     List(List),
     /// Show a run and its open request
-    Get(One),
+    Get(RunArgs),
     /// Print a run's messages, oldest first
     Messages(Messages),
     /// Print a run's messages as they arrive, until it ends
-    Follow(One),
+    Follow(RunArgs),
     /// Send a message to a run
     Message(Message),
     /// Answer a run's request
     Respond(Respond),
     /// Stop a run, or all runs that match criteria
-    Stop(many_runs::Which),
+    Stop(many_runs::Selection),
     /// Retry a failed run from the step that failed, or all runs that match criteria
     Retry(many_runs::Retry),
     /// Start a new run from a run's transcript up to a message, and print its ID
@@ -125,7 +125,7 @@ pub(super) fn status(word: &str) -> Result<Status, String> {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct One {
+pub(super) struct RunArgs {
     /// ID of the run
     run: String,
     #[command(flatten)]
@@ -187,7 +187,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     match command {
         Command::Start(args) => start(args, with).await,
         Command::List(args) => list(args, with).await,
-        Command::Get(One { run, remote }) => {
+        Command::Get(RunArgs { run, remote }) => {
             let reply = with.client(&remote)?.run(&run).await?;
             if out.json() {
                 return Ok(out.json_text(&reply.text)?);
@@ -195,7 +195,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             show(&reply.value, out)
         }
         Command::Messages(args) => messages(args, with).await,
-        Command::Follow(One { run, remote }) => {
+        Command::Follow(RunArgs { run, remote }) => {
             follow::follow_to_end(&with.client(&remote)?, &run, out).await
         }
         Command::Message(Message {
@@ -216,8 +216,8 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             Ok(out.note("The message was saved. The run reads it before its next step.")?)
         }
         Command::Respond(args) => respond(args, with).await,
-        Command::Stop(which) => many_runs::stop(which, with).await,
-        Command::Retry(which) => many_runs::retry(which, with).await,
+        Command::Stop(selection) => many_runs::stop(selection, with).await,
+        Command::Retry(args) => many_runs::retry(args, with).await,
         Command::Fork(args) => fork(args, with).await,
         Command::Repair(args) => repair::run(args, with).await,
     }

@@ -35,9 +35,9 @@ pub(super) enum Command {
     /// Create a webhook for the events of all runs, and print its ID
     Create(Create),
     /// Delete a webhook; pending deliveries are dropped
-    Delete(One),
+    Delete(WebhookArgs),
     /// Send a test event to a webhook
-    Test(One),
+    Test(WebhookArgs),
     /// List the deliveries to a webhook (newest first), or of a run (oldest first)
     Deliveries(Deliveries),
     /// Send a delivery again
@@ -65,7 +65,7 @@ pub(super) struct Create {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct One {
+pub(super) struct WebhookArgs {
     /// ID of the webhook
     webhook: String,
     #[command(flatten)]
@@ -99,11 +99,11 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
         }
         Command::List { page, remote } => list(&page, &remote, with).await,
         Command::Create(args) => create(args, with).await,
-        Command::Delete(One { webhook, remote }) => {
+        Command::Delete(WebhookArgs { webhook, remote }) => {
             with.client(&remote)?.delete_webhook(&webhook).await?;
             Ok(out.note("The webhook was deleted.")?)
         }
-        Command::Test(One { webhook, remote }) => {
+        Command::Test(WebhookArgs { webhook, remote }) => {
             let sent = with.client(&remote)?.test_webhook(&webhook).await?;
             if out.json() {
                 return Ok(out.json_text(&sent.text)?);

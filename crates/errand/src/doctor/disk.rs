@@ -237,8 +237,8 @@ pub(super) fn sizes(dir: &Path, sandboxes: &Sandboxes) -> Vec<Check> {
         "sizes: database {}, its log {}, sandboxes {}, trash {}",
         bytes(database),
         bytes(log),
-        told(files),
-        told(trash)
+        describe(files),
+        describe(trash)
     );
     if log > LOG_LARGE {
         return vec![Check::warning(
@@ -250,7 +250,7 @@ pub(super) fn sizes(dir: &Path, sandboxes: &Sandboxes) -> Vec<Check> {
     vec![Check::ok(CHECK, found)]
 }
 
-fn told(usage: Usage) -> String {
+fn describe(usage: Usage) -> String {
     let at_least = if usage.is_complete { "" } else { "at least " };
     format!(
         "{at_least}{} in {} files",

@@ -30,19 +30,19 @@ pub(super) fn judge(looked: Result<(Keepers, bool), Unavailable>) -> Vec<Check> 
 
 fn bounds(keepers: Keepers) -> Check {
     const CHECK: &str = "command limits";
-    let told = |keeper| match keeper {
+    let name = |keeper| match keeper {
         Keeper::CgroupV2 => "cgroup v2",
         Keeper::CgroupV1 => "cgroup v1",
         Keeper::Watcher => "per-process limits and a watcher",
     };
     let cpu = match keepers.cpu {
         Keeper::Watcher => "only a low priority",
-        keeper => told(keeper),
+        keeper => name(keeper),
     };
     let found = format!(
         "memory is limited by {}, processes by {}, processor time by {cpu}",
-        told(keepers.memory),
-        told(keepers.processes)
+        name(keepers.memory),
+        name(keepers.processes)
     );
     if [keepers.memory, keepers.processes, keepers.cpu].contains(&Keeper::Watcher) {
         let advice = "give the server its own cgroup (for a service: Delegate=yes), so that the kernel enforces the limits of commands at all times";

@@ -1,4 +1,4 @@
-//! Checks that all readers of bodies make.
+//! Checks that every reader of a request body makes.
 
 use http::header::{self, HeaderMap};
 

@@ -1,4 +1,4 @@
-//! The client's address, and the failed authentications from it.
+//! The client's address, and the limit on failed authentications from it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::limiter::Limiter;
 use crate::config::TrustedProxies;
 
-/// Counts failed authentications by the client's address, with API keys and with passwords together.
+/// Counts failed authentications, with API keys and passwords, by the client's address.
 pub(crate) struct FailedAuthentications {
     by_address: Limiter<IpAddr>,
     proxies: TrustedProxies,
@@ -51,7 +51,7 @@ impl FailedAuthentications {
         self.by_address.so_far(&address, now)
     }
 
-    /// The client's address behind trusted proxies. The addresses of one IPv6 network of 64 bits are one.
+    /// The client's address (behind trusted proxies), reduced to the part by which attempts are counted.
     pub(crate) fn address_behind(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
         limited_address(self.proxies.client(peer, &forwarded_for(headers)))
     }

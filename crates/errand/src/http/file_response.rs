@@ -1,4 +1,4 @@
-//! Responses that are files: whole, a range, or unchanged.
+//! Responses with a file: complete, a range, or 304.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
@@ -118,7 +118,7 @@ pub(crate) fn describe(headers: &mut HeaderMap, path: &SandboxPath) {
     );
 }
 
-/// A CSV file, to be saved under a name of ASCII characters.
+/// A download of a CSV file. `name`: ASCII only.
 pub(crate) fn csv(name: &str, text: String) -> Result<Response, ApiError> {
     let disposition = format!("attachment; filename=\"{name}\"");
     let disposition = HeaderValue::try_from(disposition).map_err(ApiError::internal)?;

@@ -1,21 +1,22 @@
-//! Pages that a browser sees although their address is in no table of pages: errors, and the end of a sign-in.
+//! Pages outside the table of pages: errors, and the end of a sign-in.
 //!
-//! The web interface has the layout and draws them; it is handed over when the server is put together.
+//! The web interface renders them, because it has the layout. `app` passes its functions here, so that `http` does not
+//! depend on it.
 
 use axum::response::Response;
 use http::StatusCode;
 
 use crate::usecase::sign_in::ConfirmSignIn;
 
-/// Draws an error for a browser, from its status and message.
+/// Renders an error page from a status and a message.
 pub(crate) type ErrorPage = fn(StatusCode, &str) -> Response;
 
-/// Draws these pages.
+/// The functions that render these pages.
 #[derive(Clone, Copy)]
 pub(crate) struct Pages {
     pub(crate) error: ErrorPage,
-    /// The connection is signed in.
+    /// The page after a sign-in.
     pub(crate) signed_in: fn() -> Response,
-    /// Asks whether the person means to sign somebody else's connection in.
+    /// The page on which a person confirms that they sign in another person's connection.
     pub(crate) confirm_sign_in: fn(&ConfirmSignIn<'_>) -> Response,
 }

@@ -96,7 +96,7 @@ struct About {
     route: Option<MatchedPath>,
     /// Whether errors have a form for people, for clients that accept it.
     has_page: bool,
-    /// Draws errors, for a browser that shows a page.
+    /// Renders errors, if the client is a browser that displays a page.
     error_page: Option<ErrorPage>,
     path: String,
 }

@@ -1,4 +1,4 @@
-//! The cookie of somebody who is logged in to the web interface.
+//! The session cookie of the web interface.
 //!
 //! The cookie contains a random token; the store has its SHA-256. It is `HttpOnly` and `SameSite=Lax`. If people reach
 //! the server over TLS, it is also `Secure` and has the prefix `__Host-`.
@@ -21,7 +21,7 @@ fn cookie_name(public_url: &str) -> &'static str {
     }
 }
 
-/// The token of the session cookie that a browser sends, if it has the form of one.
+/// The token in the session cookie of a request. `None` if it is absent or malformed.
 pub(crate) fn token_of(public_url: &str, headers: &HeaderMap) -> Option<SetUpToken> {
     let name = cookie_name(public_url);
     headers

@@ -5,7 +5,7 @@ use tokio::task::JoinError;
 /// Runs `act` on a thread for blocking work.
 ///
 /// # Errors
-/// Those of `act`; or the thread was cut off, because the server stops or `act` panicked.
+/// The errors of `act`, or [`JoinError`] if the server stops or `act` panics.
 pub(crate) async fn blocking<T, E>(
     act: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E>

@@ -1,4 +1,4 @@
-//! Checks a build's config against what the team has: secrets, connections, assignments.
+//! Checks the config of a build against the team's secrets, connections and assignments.
 
 use errand_core::config::{self, BuildConfig};
 use errand_core::connection::connection_of;

@@ -1,4 +1,4 @@
-//! Checks how a team's connection is set up, before it is stored.
+//! Validates the settings of a team's connection before they are stored.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +17,10 @@ const VALUES_MAX: usize = 32;
 /// Maximum length of one value.
 const VALUE_BYTES_MAX: usize = 8 * 1024;
 
-/// Checks how a server is reached: its address is allowed, its secrets exist, its program is declared.
+/// Validates a connection's transport: its address is allowed, its secrets exist, its program is declared.
 ///
 /// # Errors
-/// `Invalid` with the field, as the API names it; or the store's errors.
+/// `Invalid` with the field's name in the API, or the store's errors.
 pub(crate) async fn check_setup(
     engine: &EngineContext,
     team: TeamId,
@@ -96,7 +96,7 @@ pub(crate) async fn check_setup(
     }
 }
 
-/// Checks a client that was registered by hand: what is stored names its secret, and is never the secret itself.
+/// Validates a pre-registered client. Its stored form refers to its secret but does not contain it.
 async fn check_client(
     engine: &EngineContext,
     team: TeamId,
@@ -144,7 +144,7 @@ async fn check_values(
             ),
         ));
     }
-    let there = engine.store.secret_names(team).await?;
+    let names = engine.store.secret_names(team).await?;
     for (name, value) in values {
         let named = secret::marks_in(value);
         if named.is_empty() && secret::first_named_in("", &Value::String(value.clone())).is_some() {
@@ -153,7 +153,7 @@ async fn check_values(
                 format!("{name}: a secret must be written as {{{{ secret.NAME }}}}"),
             ));
         }
-        if let Some(absent) = named.iter().find(|name| !there.contains(name)) {
+        if let Some(absent) = named.iter().find(|name| !names.contains(name)) {
             return Err(UseCaseError::invalid(
                 path,
                 format!("{name}: the secret {absent} does not exist; set it with POST /v1/secrets"),
@@ -163,7 +163,7 @@ async fn check_values(
     Ok(())
 }
 
-/// Checks that floors name tools of the connection.
+/// Checks that the floors are for tools of the connection.
 pub(crate) fn check_floors(name: &str, floors: &Floors) -> Result<(), UseCaseError> {
     let strange = floors
         .keys()
@@ -182,10 +182,11 @@ pub(crate) fn check_floors(name: &str, floors: &Floors) -> Result<(), UseCaseErr
 /// Maximum number of tools with settings, equal to the maximum number of tools of a connection.
 const SETTINGS_MAX: usize = 500;
 
-/// Checks what an admin says of a connection's tools. `there`: the connection whose last probe is held against them.
+/// Validates an admin's settings for the tools of a connection. `existing`: the connection, if its last probe is still
+/// valid for them.
 pub(crate) fn check_settings(
     name: &str,
-    there: Option<&Connection>,
+    existing: Option<&Connection>,
     settings: &ToolSettingsByName,
 ) -> Result<(), UseCaseError> {
     if settings.len() > SETTINGS_MAX {
@@ -203,7 +204,7 @@ pub(crate) fn check_settings(
                 ),
             ));
         }
-        let probed = there.and_then(|connection| connection.tool(tool));
+        let probed = existing.and_then(|connection| connection.tool(tool));
         if said.trusted == Some(true) && probed.is_some_and(|probed| probed.is_open(*said)) {
             return Err(UseCaseError::invalid(
                 "tool_settings",

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// A tool that a build's runs have now.
 pub(crate) struct EffectiveTool {
-    /// The name under which the model sees it.
+    /// The name that the model sees.
     pub(crate) name: String,
     /// `allow`, `ask`, `guard` or `deny`.
     pub(crate) policy: &'static str,

@@ -1,4 +1,4 @@
-//! Why a use case was not carried out.
+//! The error of a use case.
 
 use std::error::Error;
 
@@ -6,7 +6,7 @@ use errand_sandbox::FileError;
 use errand_store::StoreError;
 use tokio::task::JoinError;
 
-/// The reason, before it is known whether a program or a person reads it.
+/// The error of a use case, in a form that suits programs and people.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UseCaseError {
     /// A field of the request has a wrong value. `field` is its path in the API's request.
@@ -19,7 +19,7 @@ pub(crate) enum UseCaseError {
     Store(#[from] StoreError),
     #[error(transparent)]
     File(#[from] FileError),
-    /// A fault inside the server.
+    /// An internal error.
     #[error("something is wrong inside the server")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
 }

@@ -17,16 +17,16 @@ use super::blocking::blocking;
 use super::sandbox_files::charged;
 use super::start_run::FirstMessage;
 
-/// A fork to make.
+/// The parameters of a fork.
 pub(crate) struct NewFork {
     pub(crate) team: TeamId,
     /// The run whose transcript the fork begins with.
     pub(crate) run: RunId,
-    /// The last message of the run that is taken over; without it, all there are.
+    /// The last message that is copied. Default: the run's last message.
     pub(crate) after_message: Option<MessageId>,
-    /// Another build of the run's agent; without it, the run's own.
+    /// Another build of the run's agent. Default: the build of the run.
     pub(crate) build: Option<BuildId>,
-    /// A message that follows what was taken over.
+    /// A message after the copied ones.
     pub(crate) message: Option<FirstMessage>,
     /// Whether the fork gets a copy of the run's files, as they are now.
     pub(crate) files: bool,
@@ -36,11 +36,11 @@ pub(crate) struct NewFork {
     pub(crate) sandbox_ttl_ms: u64,
     pub(crate) by: By,
     pub(crate) api_key: Option<ApiKeyId>,
-    /// Where the request came from.
+    /// The source of the request.
     pub(crate) source: RunSource,
 }
 
-/// Makes a fork: the copy of the files, then the run.
+/// Creates a fork: copies the files, then creates the run.
 pub(crate) async fn fork_run(
     engine: &EngineContext,
     new: NewFork,

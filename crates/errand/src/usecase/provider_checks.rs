@@ -1,4 +1,4 @@
-//! Checks a team's own settings of a model provider.
+//! Validates a team's settings for a model provider before they are stored.
 
 use errand_core::id::TeamId;
 use errand_engine::EngineContext;
@@ -11,19 +11,19 @@ use super::UseCaseError;
 /// Maximum length of a key or an address.
 const TEXT_CHARS_MAX: usize = 2_000;
 
-/// Settings to store.
+/// The settings of a provider to store.
 pub(crate) struct NewProvider {
     pub(crate) team: TeamId,
     /// The part before the slash in a model's name, `<name>/<model>`.
     pub(crate) name: String,
-    /// The protocol. May be absent if the name is a well-known one.
+    /// The protocol. Optional for well-known names.
     pub(crate) kind: Option<String>,
     pub(crate) base_url: Option<String>,
-    /// `None` keeps the key that is set, unless kind or address change.
+    /// `None` keeps the stored key, unless the kind or the address changes.
     pub(crate) api_key: Option<String>,
 }
 
-/// Checks the settings of a provider, as they are stored.
+/// Validates the settings and converts them to their stored form.
 ///
 /// # Errors
 /// `Invalid` with the field: `kind`, `base_url` or `api_key`.

@@ -24,7 +24,7 @@ pub(crate) async fn root_of(
     open_root(engine, row).await
 }
 
-/// The directory of a sandbox whose row was read; made if it has no file yet.
+/// The directory of a sandbox, which is created if the sandbox has no files yet.
 pub(crate) async fn open_root(engine: &EngineContext, row: Sandbox) -> Result<Root, UseCaseError> {
     let sandboxes = engine.sandboxes.clone();
     blocking(move || Ok(sandboxes.root(&row.id, charged(&row))?)).await

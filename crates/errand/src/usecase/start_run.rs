@@ -17,14 +17,14 @@ pub(crate) struct FirstMessage {
     pub(crate) untrusted: bool,
 }
 
-/// A run to start.
+/// The parameters of a run.
 pub(crate) struct NewRun {
     pub(crate) team: TeamId,
     /// The agent whose live build is run.
     pub(crate) agent: AgentId,
-    /// Where the request came from.
+    /// The source of the request.
     pub(crate) source: RunSource,
-    /// Without one, the run gets a sandbox of its own when it needs one.
+    /// `None`: the run gets its own sandbox when it needs one.
     pub(crate) sandbox: Option<SandboxId>,
     /// How long the sandbox is kept after its last use, in milliseconds.
     pub(crate) sandbox_ttl_ms: u64,
@@ -38,7 +38,7 @@ pub(crate) struct NewRun {
 /// Starts a run of the agent's live build.
 ///
 /// # Errors
-/// The store's, as they are: which field is wrong, or why the build cannot run.
+/// The store's errors: which field is invalid, or why the build cannot run.
 pub(crate) async fn start_run(
     engine: &EngineContext,
     new: NewRun,

@@ -1,10 +1,10 @@
-//! Usage as a file for a spreadsheet.
+//! The usage report as a CSV file.
 
 use errand_store::{UsageKey, UsageLine};
 
 use super::csv::Csv;
 
-/// The sums with a column for each key that they are made by.
+/// The report, with a column for each key by which it is grouped.
 pub(crate) fn usage_csv(by: &[UsageKey], lines: &[UsageLine]) -> String {
     let is = |key: UsageKey| by.contains(&key);
     let mut head = Vec::new();

@@ -1,4 +1,4 @@
-//! The addresses of webhooks.
+//! Webhook URLs: validation, and their form for display.
 
 use super::UseCaseError;
 

@@ -6,7 +6,7 @@ use errand_core::id::TeamId;
 use http::StatusCode;
 use maud::html;
 
-use super::failure::{PageError, Shown, sentence};
+use super::failure::{PageError, PageResult, sentence};
 use super::form::{Form, Params};
 use super::guard::Person;
 use super::layout::{Section, page_with_status};
@@ -23,8 +23,8 @@ pub(super) async fn change_password(
     State(web): State<Web>,
     person: Person,
     Form(fields): Form,
-) -> Shown {
-    let again = |wrong: &str| account(StatusCode::BAD_REQUEST, &person, Some(wrong), false);
+) -> PageResult {
+    let again = |message: &str| account(StatusCode::BAD_REQUEST, &person, Some(message), false);
     let verdict = web.0.session_passwords.count(person.token_hash, person.now);
     if !verdict.allowed {
         let message = "Too many attempts. Wait a minute, then try again.";
@@ -42,7 +42,7 @@ pub(super) async fn change_password(
     }
     let hash = match set_up::hash(&web, password).await {
         Ok(hash) => hash,
-        Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
+        Err(Some(error)) => return Ok(again(&sentence(&error.to_string()))),
         Err(None) => return Err(ApiError::unavailable(super::BUSY).into()),
     };
     web.store
@@ -55,7 +55,7 @@ pub(super) async fn choose_team(
     State(web): State<Web>,
     person: Person,
     Form(fields): Form,
-) -> Shown {
+) -> PageResult {
     let team: TeamId = fields
         .get("team")
         .parse()
@@ -64,7 +64,7 @@ pub(super) async fn choose_team(
     Ok(Redirect::to("/").into_response())
 }
 
-fn account(status: StatusCode, person: &Person, wrong: Option<&str>, changed: bool) -> Response {
+fn account(status: StatusCode, person: &Person, message: Option<&str>, changed: bool) -> Response {
     let body = html! {
         div.head { h1 { "Your account" } }
         @if changed { div.note.good role="status" { "Your password was changed. You were logged out on all other devices." } }
@@ -79,7 +79,7 @@ fn account(status: StatusCode, person: &Person, wrong: Option<&str>, changed: bo
         }
         section {
             div.head { h2 { "Change password" } }
-            (ui::alert(wrong))
+            (ui::alert(message))
             form.form method="post" action="/account/password" {
                 (ui::form_token(person))
                 input type="hidden" name="username" value=(person.email) autocomplete="username";

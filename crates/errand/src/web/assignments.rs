@@ -20,7 +20,7 @@ use errand_store::model::{Agent, Build, PageQuery, RunFilter};
 use errand_store::{AgentFigures, Idempotent};
 use maud::{Markup, html};
 
-use super::failure::{Shown, sentence};
+use super::failure::{PageResult, sentence};
 use super::form::{Form, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page, page_with_status};
@@ -38,7 +38,7 @@ pub(super) async fn list(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
     let query = PageQuery {
         limit: LIMIT,
@@ -130,12 +130,12 @@ pub(super) async fn show(
     State(web): State<Web>,
     visitor: Visitor,
     Path(agent): Path<AgentId>,
-) -> Shown {
+) -> PageResult {
     overview(&web, &visitor, agent, None).await
 }
 
-/// Renders an assignment's page. `wrong`: why a run could not be started.
-async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>) -> Shown {
+/// Renders an assignment's page. `message`: why a run could not be started.
+async fn overview(web: &Web, visitor: &Visitor, id: AgentId, message: Option<&str>) -> PageResult {
     let team = visitor.team_id();
     let (agent, build) = web.store.agent(team, id).await?;
     let filter = RunFilter {
@@ -160,7 +160,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
         (head(visitor, &agent, Tab::Overview))
         div.grid-2 {
             div {
-                @if build.is_some() { (start::card(visitor, id, wrong)) }
+                @if build.is_some() { (start::card(visitor, id, message)) }
                 @else { div.card { (ui::empty("This assignment has no build yet", &html! { a href={ "/assignments/" (id) "/edit" } { "Configure it" } " to run it." })) } }
                 section {
                     div.head { h2 { "Runs" } @if found.total > 0 { a href={ "/runs?assignment=" (id) } { "All " (ui::number(found.total)) } } }
@@ -174,7 +174,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
             div { @if let Some(build) = &build { (setup(web, build, (&tools, &warnings), visitor.now)) } }
         }
     };
-    let status = ui::status_of(wrong.is_some());
+    let status = ui::status_of(message.is_some());
     Ok(page_with_status(
         status,
         visitor,
@@ -291,7 +291,7 @@ pub(super) async fn delete(
     visitor: Visitor,
     Path(agent): Path<AgentId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let now = web.clock.now();
     web.store
         .delete_agent(visitor.team_id(), agent, now, Idempotent::not_recorded())

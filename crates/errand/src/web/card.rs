@@ -228,7 +228,7 @@ fn card(
                 @if let Some(description) = &request.description { (description_block(voice, request, open.run, description)) }
                 (reason_of(request, open.run, setting.visitor.now))
                 @if let Some(call) = &request.tool_call {
-                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str), &|of| full_text::url(open.run, request.id, of)))
+                    (call::display(call, setting.around.tools.get(&call.name).map(String::as_str), &|of| full_text::url(open.run, request.id, of)))
                 }
                 @if setting.visitor.may(Permission::ManageRuns) {
                     (form(setting, open, closed, sent))
@@ -377,7 +377,7 @@ fn form(
                     @for (index, question) in questions.iter().enumerate() { (one_question(&id, index, question, fields, is_closed)) }
                 }
             }
-            p.wrong role="alert" data-wrong { @if let Some((_, wrong)) = sent { (wrong) } }
+            p.wrong role="alert" data-wrong { @if let Some((_, message)) = sent { (message) } }
             div.decide {
                 @match &request.ask {
                     Ask::Approval => { (button("main", "approve", "Approve")) (button("risky", "deny", "Deny")) }

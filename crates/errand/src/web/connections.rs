@@ -19,14 +19,14 @@ use errand_store::{Connection, ConnectionChange, Floors, Idempotent, NewConnecti
 use maud::{Markup, html};
 use url::Url;
 
-use super::failure::{PageError, Shown, sentence};
-use super::form::{Fields, Form, OpenForm, Params, Path, Told};
+use super::failure::{PageError, PageResult, sentence};
+use super::form::{Fields, Form, FormState, OpenForm, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, layout, text, ui};
 use crate::usecase::UseCaseError;
 use crate::usecase::connection_setup::{check_floors, check_settings, check_setup};
-use crate::usecase::sign_in::{self, Brought};
+use crate::usecase::sign_in::{self, Callback};
 use crate::usecase::webhook_url::address_to_show;
 
 const LIMIT: u32 = 25;
@@ -47,12 +47,12 @@ pub(super) async fn list(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
-    render_list(&web, &visitor, offset, &Told::default()).await
+    render_list(&web, &visitor, offset, &FormState::default()).await
 }
 
-async fn render_list(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown {
+async fn render_list(web: &Web, visitor: &Visitor, offset: u64, state: &FormState) -> PageResult {
     let query = PageQuery {
         limit: LIMIT,
         offset,
@@ -72,13 +72,13 @@ async fn render_list(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> 
         @if visitor.may(Permission::ManageConnections) {
             section.card.pad {
                 div.head { h2 { "New connection" } }
-                (ui::alert(told.wrong.as_deref()))
-                (form(web, visitor, "/connections", &told.sent, None))
+                (ui::alert(state.message.as_deref()))
+                (form(web, visitor, "/connections", &state.sent, None))
             }
         }
     };
     Ok(page_with_status(
-        told.status(),
+        state.status(),
         visitor,
         "Connections",
         Section::Connections,
@@ -202,8 +202,8 @@ fn policy_of(word: &str) -> Option<Policy> {
     serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
 }
 
-/// A refusal with the form's own names of fields.
-fn as_told(error: UseCaseError) -> PageError {
+/// Names a refused field as the form does, without `transport.`.
+fn with_form_names(error: UseCaseError) -> PageError {
     match error {
         UseCaseError::Invalid { field, message } => {
             let field = field.trim_start_matches("transport.");
@@ -213,12 +213,16 @@ fn as_told(error: UseCaseError) -> PageError {
     }
 }
 
-pub(super) async fn create(State(web): State<Web>, visitor: Visitor, Form(sent): Form) -> Shown {
+pub(super) async fn create(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> PageResult {
     match try_create(&web, &visitor, &sent).await {
         Ok(id) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
         Err(error) => {
-            let told = Told::of(error, sent)?;
-            render_list(&web, &visitor, 0, &told).await
+            let state = FormState::refused(error, sent)?;
+            render_list(&web, &visitor, 0, &state).await
         }
     }
 }
@@ -235,12 +239,12 @@ async fn try_create(
         )));
     }
     let floors = floors_of(sent, Floors::new());
-    check_floors(&name, &floors).map_err(as_told)?;
+    check_floors(&name, &floors).map_err(with_form_names)?;
     let now = web.clock.now();
     let setup = setup_of(sent)?;
     check_setup(web, visitor.team_id(), &setup)
         .await
-        .map_err(as_told)?;
+        .map_err(with_form_names)?;
     let new = NewConnection {
         id: web.ids.connection(now),
         team: visitor.team_id(),
@@ -263,8 +267,8 @@ pub(super) async fn show(
     State(web): State<Web>,
     visitor: Visitor,
     Path(id): Path<ConnectionId>,
-) -> Shown {
-    render_one(&web, &visitor, id, None, &Told::default()).await
+) -> PageResult {
+    render_one(&web, &visitor, id, None, &FormState::default()).await
 }
 
 async fn render_one(
@@ -272,12 +276,12 @@ async fn render_one(
     visitor: &Visitor,
     id: ConnectionId,
     above: Option<&Markup>,
-    told: &Told,
-) -> Shown {
+    state: &FormState,
+) -> PageResult {
     let connection = web.store.connection(visitor.team_id(), id).await?;
     let users = users_of(web, visitor, id).await?;
     let manages = visitor.may(Permission::ManageConnections);
-    let fields = told.fields_or(|| fields_of(&connection));
+    let fields = state.fields_or(|| fields_of(&connection));
     let body = html! {
         div.crumbs { a href="/connections" { "Connections" } }
         div.head {
@@ -306,7 +310,7 @@ async fn render_one(
                 @if manages {
                     section.card.pad {
                         div.head { h2 { "Edit" } }
-                        (ui::alert(told.wrong.as_deref()))
+                        (ui::alert(state.message.as_deref()))
                         (form(web, visitor, &format!("/connections/{id}"), &fields, Some(&connection)))
                     }
                 }
@@ -327,7 +331,7 @@ async fn render_one(
         }
     };
     Ok(page_with_status(
-        told.status(),
+        state.status(),
         visitor,
         &connection.name,
         Section::Connections,
@@ -458,12 +462,12 @@ pub(super) async fn save(
     visitor: Visitor,
     Path(id): Path<ConnectionId>,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     match try_save(&web, &visitor, id, &sent).await {
         Ok(()) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
         Err(error) => {
-            let told = Told::of(error, sent)?;
-            render_one(&web, &visitor, id, None, &told).await
+            let state = FormState::refused(error, sent)?;
+            render_one(&web, &visitor, id, None, &state).await
         }
     }
 }
@@ -477,9 +481,11 @@ async fn try_save(
     let team = visitor.team_id();
     let connection = web.store.connection(team, id).await?;
     let floors = floors_of(sent, connection.floors.clone());
-    check_floors(&connection.name, &floors).map_err(as_told)?;
+    check_floors(&connection.name, &floors).map_err(with_form_names)?;
     let mut setup = setup_of(sent)?;
-    check_setup(web, team, &setup).await.map_err(as_told)?;
+    check_setup(web, team, &setup)
+        .await
+        .map_err(with_form_names)?;
     // The form has no fields for the OAuth client, so it stays unchanged.
     if let (Setup::Http { client, .. }, Setup::Http { client: was, .. }) =
         (&mut setup, &connection.setup)
@@ -487,7 +493,7 @@ async fn try_save(
         client.clone_from(was);
     }
     let (trusted, settings) = tool_settings::of_form(&connection, sent);
-    check_settings(&connection.name, Some(&connection), &settings).map_err(as_told)?;
+    check_settings(&connection.name, Some(&connection), &settings).map_err(with_form_names)?;
     // Trust in the tools of one server must not carry over to another server.
     let is_same_place = match (&setup, &connection.setup) {
         (Setup::Http { url, .. }, Setup::Http { url: was, .. }) => url == was,
@@ -517,13 +523,13 @@ pub(super) async fn probe(
     visitor: Visitor,
     Path(id): Path<ConnectionId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let connection = web.store.connection(visitor.team_id(), id).await?;
     match web.connections.probe(&connection).await? {
         Ok(_) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
         Err(error) => {
             let above = html! { div.alert role="alert" { "Could not reach the server: " (sentence(&error)) } };
-            render_one(&web, &visitor, id, Some(&above), &Told::default()).await
+            render_one(&web, &visitor, id, Some(&above), &FormState::default()).await
         }
     }
 }
@@ -535,7 +541,7 @@ pub(super) async fn sign_in(
     visitor: Visitor,
     Path(id): Path<ConnectionId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let connection = web.store.connection(visitor.team_id(), id).await?;
     let by = BegunBy {
         user: visitor.user_id(),
@@ -557,7 +563,7 @@ pub(super) async fn sign_in(
         }
         Err(error) => return Err(error.into()),
     };
-    render_one(&web, &visitor, id, Some(&above), &Told::default()).await
+    render_one(&web, &visitor, id, Some(&above), &FormState::default()).await
 }
 
 /// Deletes the stored sign-in.
@@ -566,7 +572,7 @@ pub(super) async fn sign_out(
     visitor: Visitor,
     Path(id): Path<ConnectionId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
         .sign_out(team, id, now, Idempotent::not_recorded())
@@ -575,17 +581,20 @@ pub(super) async fn sign_out(
 }
 
 /// Completes a sign-in that was started over the API, after the person has confirmed for whose connection it is.
-pub(super) async fn confirm_sign_in(State(web): State<Web>, OpenForm(sent): OpenForm) -> Shown {
+pub(super) async fn confirm_sign_in(
+    State(web): State<Web>,
+    OpenForm(sent): OpenForm,
+) -> PageResult {
     let begun = web.connections.sign_in_under_way(sent.get("state"));
     if begun.is_none_or(|begun| begun.by.in_web) {
         return Err(PageError::not_found());
     }
-    let brought = Brought {
+    let callback = Callback {
         code: sent.get("code").to_owned(),
         state: sent.get("state").to_owned(),
         issuer: sent.given("iss").map(str::to_owned),
     };
-    sign_in::finish(&web, &brought).await?;
+    sign_in::finish(&web, &callback).await?;
     Ok(layout::signed_in_page())
 }
 
@@ -594,7 +603,7 @@ pub(super) async fn delete(
     visitor: Visitor,
     Path(id): Path<ConnectionId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
         .delete_connection(team, id, now, Idempotent::not_recorded())

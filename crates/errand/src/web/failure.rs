@@ -26,13 +26,13 @@ pub(super) struct Failure {
 /// Why a handler cannot show its page.
 pub(super) enum PageError {
     /// An error that the person can do something about.
-    Told(Failure),
-    /// An internal error.
-    Inside(ApiError),
+    Failure(Failure),
+    /// An internal error. The person sees the request ID, and the log has the cause.
+    Internal(ApiError),
 }
 
 /// The result of page handlers.
-pub(super) type Shown = Result<Response, PageError>;
+pub(super) type PageResult = Result<Response, PageError>;
 
 impl Failure {
     pub(super) fn new(status: StatusCode, title: &'static str, message: impl Into<String>) -> Self {
@@ -67,7 +67,7 @@ impl Failure {
 impl PageError {
     /// The page does not exist or belongs to another team; the answer does not reveal which.
     pub(super) fn not_found() -> Self {
-        Self::Told(Failure::new(
+        Self::Failure(Failure::new(
             StatusCode::NOT_FOUND,
             "Not found",
             "This page does not exist, or you do not have access to it.",
@@ -76,7 +76,7 @@ impl PageError {
 
     /// A limit on concurrent work is reached, by this person or by all.
     pub(super) fn busy(message: impl Into<String>) -> Self {
-        Self::Told(Failure::new(
+        Self::Failure(Failure::new(
             StatusCode::TOO_MANY_REQUESTS,
             "Too many requests",
             message,
@@ -85,23 +85,34 @@ impl PageError {
 
     /// Invalid input.
     pub(super) fn bad(message: impl Into<String>) -> Self {
-        Self::Told(Failure::new(
+        Self::Failure(Failure::new(
             StatusCode::BAD_REQUEST,
             "Something went wrong",
             message,
         ))
+    }
+
+    /// The message for a form that is displayed again.
+    ///
+    /// # Errors
+    /// Internal errors are passed on.
+    pub(super) fn into_message(self) -> Result<String, Self> {
+        match self {
+            Self::Failure(failure) => Ok(sentence(&failure.message)),
+            Self::Internal(error) => Err(Self::Internal(error)),
+        }
     }
 }
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         match self {
-            Self::Told(failure) => {
+            Self::Failure(failure) => {
                 let mut response = failure.status.into_response();
                 response.extensions_mut().insert(failure);
                 response
             }
-            Self::Inside(error) => error.into_response(),
+            Self::Internal(error) => error.into_response(),
         }
     }
 }
@@ -114,21 +125,21 @@ impl From<StoreError> for PageError {
                 Self::bad(message)
             }
             StoreError::Forbidden(message) => {
-                Self::Told(Failure::new(StatusCode::FORBIDDEN, "Not allowed", message))
+                Self::Failure(Failure::new(StatusCode::FORBIDDEN, "Not allowed", message))
             }
-            StoreError::Conflict(message) => Self::Told(Failure::new(
+            StoreError::Conflict(message) => Self::Failure(Failure::new(
                 StatusCode::CONFLICT,
                 "Something went wrong",
                 message,
             )),
-            other => Self::Inside(other.into()),
+            other => Self::Internal(other.into()),
         }
     }
 }
 
 impl From<ApiError> for PageError {
     fn from(error: ApiError) -> Self {
-        Self::Inside(error)
+        Self::Internal(error)
     }
 }
 
@@ -140,14 +151,14 @@ impl From<UseCaseError> for PageError {
             }
             UseCaseError::Store(error) => error.into(),
             UseCaseError::File(error) => error.into(),
-            UseCaseError::Internal(_) => Self::Inside(error.into()),
+            UseCaseError::Internal(_) => Self::Internal(error.into()),
         }
     }
 }
 
 impl From<JoinError> for PageError {
     fn from(error: JoinError) -> Self {
-        Self::Inside(error.into())
+        Self::Internal(error.into())
     }
 }
 
@@ -156,7 +167,7 @@ impl From<FileError> for PageError {
         match &error {
             FileError::NotFound { .. }
             | FileError::SandboxMissing
-            | FileError::NotADirectory { .. } => Self::Told(Failure::new(
+            | FileError::NotADirectory { .. } => Self::Failure(Failure::new(
                 StatusCode::NOT_FOUND,
                 "Not found",
                 error.to_string(),
@@ -164,17 +175,9 @@ impl From<FileError> for PageError {
             FileError::NoSpace { .. }
             | FileError::SandboxLost
             | FileError::UploadBroken { .. }
-            | FileError::Io { .. } => Self::Inside(error.into()),
+            | FileError::Io { .. } => Self::Internal(error.into()),
             _ => Self::bad(error.to_string()),
         }
-    }
-}
-
-/// The message for a form that is shown again. Internal errors are passed on.
-pub(super) fn told(error: PageError) -> Result<String, PageError> {
-    match error {
-        PageError::Told(failure) => Ok(sentence(&failure.message)),
-        PageError::Inside(error) => Err(PageError::Inside(error)),
     }
 }
 

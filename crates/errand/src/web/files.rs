@@ -11,7 +11,7 @@ use errand_sandbox::{Entry, FileError, Kind, Root};
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
-use super::failure::{PageError, Shown};
+use super::failure::{PageError, PageResult};
 use super::form::{Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page};
@@ -70,7 +70,7 @@ pub(super) async fn list(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let listed = path.clone();
@@ -113,7 +113,7 @@ pub(super) async fn view(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let name = path.file_name().unwrap_or_default().to_owned();
@@ -155,7 +155,7 @@ fn as_picture(name: &str, raw: &str) -> Option<Markup> {
 }
 
 /// Embeds an image or a PDF from the run's sandbox in its current state; for other types, a link.
-pub(super) fn shown(run: RunId, path: &str) -> Markup {
+pub(super) fn embed(run: RunId, path: &str) -> Markup {
     let name = path.rsplit('/').next().unwrap_or(path);
     html! {
         @if let Some(picture) = as_picture(name, &raw_of(run, path)) { (picture) }
@@ -197,7 +197,7 @@ pub(super) async fn raw(
     Path(run): Path<RunId>,
     Params(params): Params,
     headers: HeaderMap,
-) -> Shown {
+) -> PageResult {
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let opened = path.clone();

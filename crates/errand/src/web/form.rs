@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use http::StatusCode;
 use subtle::ConstantTimeEq as _;
 
-use super::failure::{Failure, PageError, told};
+use super::failure::{Failure, PageError};
 use super::guard::Person;
 use super::ui;
 use crate::http::body_memory::Charge;
@@ -78,32 +78,36 @@ impl Fields {
     }
 }
 
-/// A form that is shown again: what is wrong with it, and the submitted fields.
+/// The state of a form: the submitted fields, and the message if they were refused. By default, a new form.
 #[derive(Default)]
-pub(super) struct Told {
-    pub(super) wrong: Option<String>,
+pub(super) struct FormState {
+    /// Why the form was refused.
+    pub(super) message: Option<String>,
     pub(super) sent: Fields,
 }
 
-impl Told {
-    /// Keeps an error that the person can do something about. Internal errors are passed on.
-    pub(super) fn of(error: PageError, sent: Fields) -> Result<Self, PageError> {
+impl FormState {
+    /// The form after an error that the person can do something about.
+    ///
+    /// # Errors
+    /// Internal errors are passed on.
+    pub(super) fn refused(error: PageError, sent: Fields) -> Result<Self, PageError> {
         Ok(Self {
-            wrong: Some(told(error)?),
+            message: Some(error.into_message()?),
             sent,
         })
     }
 
     pub(super) fn status(&self) -> StatusCode {
-        ui::status_of(self.wrong.is_some())
+        ui::status_of(self.message.is_some())
     }
 
-    /// The submitted fields if something is wrong with them, otherwise the given ones.
-    pub(super) fn fields_or(&self, there_is: impl FnOnce() -> Fields) -> Fields {
-        if self.wrong.is_some() {
+    /// The submitted fields if they were refused, otherwise the stored ones.
+    pub(super) fn fields_or(&self, stored: impl FnOnce() -> Fields) -> Fields {
+        if self.message.is_some() {
             self.sent.clone()
         } else {
-            there_is()
+            stored()
         }
     }
 }
@@ -129,7 +133,7 @@ pub(super) fn check_token(person: Option<&Person>, token: &str) -> Result<(), Pa
     if fits {
         return Ok(());
     }
-    Err(PageError::Told(Failure::new(
+    Err(PageError::Failure(Failure::new(
         StatusCode::FORBIDDEN,
         "This form is out of date",
         "You logged in again after opening the page. Reload the page and send the form again.",

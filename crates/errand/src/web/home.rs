@@ -9,7 +9,7 @@ use errand_store::DayFigures;
 use errand_store::model::{PageQuery, RunFilter};
 use maud::{Markup, html};
 
-use super::failure::Shown;
+use super::failure::PageResult;
 use super::guard::Visitor;
 use super::layout::{Section, page};
 use super::runs::{TableData, table};
@@ -21,7 +21,7 @@ const DAY_MS: i64 = 86_400_000;
 /// Requests and runs shown per list.
 const SHOWN: u32 = 5;
 
-pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
+pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> PageResult {
     let team = visitor.team_id();
     let first = PageQuery {
         limit: SHOWN,

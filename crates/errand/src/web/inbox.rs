@@ -13,7 +13,7 @@ use errand_store::{ClosedRequest, FoundRequest, OpenRequest, StoreError};
 use maud::{Markup, html};
 
 use super::card::{CardContext, CardData};
-use super::failure::Shown;
+use super::failure::PageResult;
 use super::form::{Fields, Params};
 use super::guard::Visitor;
 use super::layout::{Section, fragment, page};
@@ -32,7 +32,7 @@ pub(super) async fn show(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
     let answered = answered(&web, visitor.team_id(), &params).await?;
     let open = requests(&web, &visitor, offset, answered.as_ref()).await?;
@@ -87,7 +87,7 @@ pub(super) async fn open(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     let shown: Vec<HumanRequestId> = params
         .get("shown")

@@ -10,7 +10,7 @@ use http::StatusCode;
 use http::header;
 use maud::html;
 
-use super::failure::{Shown, sentence};
+use super::failure::{PageResult, sentence};
 use super::form::{Fields, OpenForm, TOKEN_FIELD, check_token};
 use super::guard::{Person, open_session};
 use super::layout::lone_page;
@@ -24,7 +24,7 @@ pub(super) async fn show(
     State(web): State<Web>,
     person: Option<axum::Extension<Person>>,
     Path(token): Path<String>,
-) -> Shown {
+) -> PageResult {
     Ok(match invited(&web, &token).await? {
         Some((_, team, invitation)) => form_page(
             StatusCode::OK,
@@ -43,19 +43,19 @@ pub(super) async fn join(
     person: Option<axum::Extension<Person>>,
     Path(token): Path<String>,
     OpenForm(sent): OpenForm,
-) -> Shown {
+) -> PageResult {
     let Some((token, team, invitation)) = invited(&web, &token).await? else {
         return Ok(dead_link());
     };
     let person = person.as_deref();
-    let again = |wrong: &str| {
+    let again = |message: &str| {
         form_page(
             StatusCode::BAD_REQUEST,
             person,
             &team,
             &invitation,
             &sent,
-            Some(wrong),
+            Some(message),
         )
     };
     let now = web.clock.now();
@@ -75,7 +75,7 @@ pub(super) async fn join(
                     email: sent.given("email").map(str::to_owned),
                     phc_hash,
                 },
-                Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
+                Err(Some(error)) => return Ok(again(&sentence(&error.to_string()))),
                 Err(None) => return Err(ApiError::unavailable(super::BUSY).into()),
             }
         }
@@ -115,13 +115,13 @@ fn form_page(
     team: &Team,
     invitation: &Invitation,
     sent: &Fields,
-    wrong: Option<&str>,
+    message: Option<&str>,
 ) -> Response {
     let email = invitation.email.as_deref();
     let body = html! {
         h1 { "Join " (ui::name(&team.name)) }
         p { "You were invited as " strong { (invitation.role.as_str()) } "." }
-        (ui::alert(wrong))
+        (ui::alert(message))
         form.form method="post" {
             @if let Some(person) = person {
                 (ui::form_token(person))

@@ -112,17 +112,17 @@ pub(crate) fn signed_in_page() -> Response {
 
 /// Asks the person to confirm a sign-in that was started over the API. Anyone could have sent them the sign-in address,
 /// so the page names the team that would get access.
-pub(crate) fn confirm_sign_in_page(asked: &ConfirmSignIn<'_>) -> Response {
+pub(crate) fn confirm_sign_in_page(sign_in: &ConfirmSignIn<'_>) -> Response {
     let body = html! {
-        h1 { "Authorize access for team " (super::ui::name(asked.team)) "?" }
-        p { strong { (super::ui::name(asked.who)) } " of the team " strong { (super::ui::name(asked.team)) } " started this sign-in for the connection " strong { (super::ui::name(asked.connection)) } " to " code { (asked.place) } "." }
-        p { "If you continue, assignments of " strong { (super::ui::name(asked.team)) } " can act there with the account that you just signed in with." }
+        h1 { "Authorize access for team " (super::ui::name(sign_in.team)) "?" }
+        p { strong { (super::ui::name(sign_in.begun_by)) } " of the team " strong { (super::ui::name(sign_in.team)) } " started this sign-in for the connection " strong { (super::ui::name(sign_in.connection)) } " to " code { (sign_in.server) } "." }
+        p { "If you continue, assignments of " strong { (super::ui::name(sign_in.team)) } " can act there with the account that you just signed in with." }
         p { "Close this page if you do not know why you are here." }
         form method="post" action="/sign-ins/callback" {
-            input type="hidden" name="code" value=(asked.brought.code);
-            input type="hidden" name="state" value=(asked.brought.state);
-            @if let Some(issuer) = &asked.brought.issuer { input type="hidden" name="iss" value=(issuer); }
-            button.main { "Sign " (asked.connection) " in" }
+            input type="hidden" name="code" value=(sign_in.callback.code);
+            input type="hidden" name="state" value=(sign_in.callback.state);
+            @if let Some(issuer) = &sign_in.callback.issuer { input type="hidden" name="iss" value=(issuer); }
+            button.main { "Sign " (sign_in.connection) " in" }
         }
     };
     let mut response = lone_page(StatusCode::OK, "Confirm", &body);

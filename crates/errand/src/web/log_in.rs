@@ -22,7 +22,7 @@ use http::header::{self, HeaderMap};
 use maud::{Markup, html};
 use sha2::{Digest as _, Sha256};
 
-use super::failure::{PageError, Shown};
+use super::failure::{PageError, PageResult};
 use super::form::{Fields, Form, OpenForm, Params};
 use super::guard::{Person, no_cookie, open_session};
 use super::layout::lone_page;
@@ -53,7 +53,7 @@ pub(super) async fn log_in(
     info: Option<axum::Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     OpenForm(fields): OpenForm,
-) -> Shown {
+) -> PageResult {
     let now = web.clock.now();
     let email = fields.get("email").trim().to_lowercase();
     let account: [u8; 32] = Sha256::digest(email.as_bytes()).into();
@@ -105,7 +105,7 @@ async fn slow(web: &Web, address: IpAddr, account: &[u8; 32]) -> Result<(), NoSl
     Ok(())
 }
 
-pub(super) async fn log_out(State(web): State<Web>, person: Person, Form(_): Form) -> Shown {
+pub(super) async fn log_out(State(web): State<Web>, person: Person, Form(_): Form) -> PageResult {
     web.store.close_session(person.token_hash).await?;
     let cookie = no_cookie(&web)?;
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/log-in")).into_response())
@@ -136,11 +136,11 @@ fn own_path(next: &str) -> &str {
     if is_own { next } else { "/" }
 }
 
-fn form_page(status: StatusCode, fields: &Fields, wrong: Option<&str>) -> Response {
+fn form_page(status: StatusCode, fields: &Fields, message: Option<&str>) -> Response {
     let next = own_path(fields.get("next"));
     let body: Markup = html! {
         h1 { "Log in" }
-        (ui::alert(wrong))
+        (ui::alert(message))
         form.form method="post" action="/log-in" {
             input type="hidden" name="next" value=(next);
             div.field {

@@ -25,7 +25,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
 use super::card::{CardContext, CardData};
-use super::failure::{PageError, Shown};
+use super::failure::{PageError, PageResult};
 use super::form::{Fields, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, fragment, page_with_status};
@@ -95,7 +95,7 @@ async fn read_part(
 pub(super) struct Sent {
     request: HumanRequestId,
     fields: Fields,
-    wrong: String,
+    message: String,
 }
 
 pub(super) async fn show(
@@ -103,7 +103,7 @@ pub(super) async fn show(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let part = Part::of(&params);
     let answered = inbox::answered(&web, visitor.team_id(), &params).await?;
     let answered = answered.filter(|closed| closed.asked.run == run);
@@ -117,7 +117,7 @@ pub(super) async fn older(
     Path(run): Path<RunId>,
     Params(params): Params,
     headers: HeaderMap,
-) -> Shown {
+) -> PageResult {
     let before: u64 = params.get("before").parse().unwrap_or(0);
     if !headers.contains_key("hx-request") {
         return render(&web, &visitor, run, Part::Before(before), None).await;
@@ -136,7 +136,7 @@ pub(super) async fn entry(
     State(web): State<Web>,
     visitor: Visitor,
     axum::extract::Path((run, position)): axum::extract::Path<(String, u64)>,
-) -> Shown {
+) -> PageResult {
     let run: RunId = run.parse().map_err(|_| PageError::not_found())?;
     let reach = Reach::After(position.saturating_sub(1));
     let part = web
@@ -184,7 +184,13 @@ struct Whole {
 }
 
 /// Renders the page with a part of the transcript.
-async fn render(web: &Web, visitor: &Visitor, run: RunId, part: Part, sent: Option<Sent>) -> Shown {
+async fn render(
+    web: &Web,
+    visitor: &Visitor,
+    run: RunId,
+    part: Part,
+    sent: Option<Sent>,
+) -> PageResult {
     let answered = match &sent {
         // Someone else answered first: the card says who, and keeps what was typed.
         Some(sent) => {
@@ -209,7 +215,7 @@ async fn render_with(
     part: Part,
     sent: Option<Sent>,
     answered: Option<ClosedRequest>,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     // The transcript is read first; the live stream sends everything that is committed afterwards.
     let (part, is_older) = read_part(web, team, run, part).await?;
@@ -312,11 +318,11 @@ fn requests(
     };
     let of = |id: HumanRequestId| {
         sent.filter(|sent| sent.request == id)
-            .map(|sent| (&sent.fields, sent.wrong.as_str()))
+            .map(|sent| (&sent.fields, sent.message.as_str()))
     };
     html! {
         @if let Some(closed) = &whole.answered { (card::closed(&setting, closed, of(closed.asked.request.id))) }
-        @else if let Some(sent) = sent.filter(|sent| pending.is_none_or(|open| open.request.id != sent.request)) { (ui::alert(Some(&sent.wrong))) }
+        @else if let Some(sent) = sent.filter(|sent| pending.is_none_or(|open| open.request.id != sent.request)) { (ui::alert(Some(&sent.message))) }
         @if let Some(open) = pending { (card::open(&setting, open, of(open.request.id))) }
     }
 }

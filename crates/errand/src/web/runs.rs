@@ -13,7 +13,7 @@ use errand_store::StoreError;
 use errand_store::model::{PageQuery, RunFilter};
 use maud::{Markup, html};
 
-use super::failure::Shown;
+use super::failure::PageResult;
 use super::form::{Fields, Params};
 use super::guard::Visitor;
 use super::layout::{Section, page};
@@ -39,7 +39,7 @@ pub(super) async fn list(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     let filter = filter(&params, visitor.now);
     let offset = params.get("offset").parse().unwrap_or(0);

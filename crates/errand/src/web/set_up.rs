@@ -11,7 +11,7 @@ use http::StatusCode;
 use http::header::{self, HeaderValue};
 use maud::{Markup, html};
 
-use super::failure::{Shown, sentence};
+use super::failure::{PageResult, sentence};
 use super::form::OpenForm;
 use super::guard::open_session;
 use super::layout::lone_page;
@@ -20,7 +20,7 @@ use crate::http::error::ApiError;
 use crate::password::{PASSWORD_CHARS_MIN, PasswordError, hash_password};
 use crate::secret_key::SetUpToken;
 
-pub(super) async fn show(State(web): State<Web>, Path(token): Path<String>) -> Shown {
+pub(super) async fn show(State(web): State<Web>, Path(token): Path<String>) -> PageResult {
     Ok(match holder(&web, &token).await? {
         Some((_, user)) => form_page(StatusCode::OK, &user, "", None),
         None => dead_link(),
@@ -31,19 +31,19 @@ pub(super) async fn claim(
     State(web): State<Web>,
     Path(token): Path<String>,
     OpenForm(sent): OpenForm,
-) -> Shown {
+) -> PageResult {
     let Some((token, user)) = holder(&web, &token).await? else {
         return Ok(dead_link());
     };
     let email = sent.get("email");
-    let again = |wrong: &str| form_page(StatusCode::BAD_REQUEST, &user, email, Some(wrong));
+    let again = |message: &str| form_page(StatusCode::BAD_REQUEST, &user, email, Some(message));
     let password = sent.get("password").to_owned();
     if password != sent.get("again") {
         return Ok(again("The passwords do not match."));
     }
     let hash = match hash(&web, password).await {
         Ok(hash) => hash,
-        Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
+        Err(Some(error)) => return Ok(again(&sentence(&error.to_string()))),
         Err(None) => return Err(ApiError::unavailable(super::BUSY).into()),
     };
     let given = sent.given("email").map(str::to_owned);
@@ -79,10 +79,10 @@ pub(super) async fn hash(web: &Web, password: String) -> Result<String, Option<P
     hashed.map_err(|_| None)?.map_err(Some)
 }
 
-fn form_page(status: StatusCode, user: &User, email: &str, wrong: Option<&str>) -> Response {
+fn form_page(status: StatusCode, user: &User, email: &str, message: Option<&str>) -> Response {
     let body: Markup = html! {
         h1 { "Set your password" }
-        (ui::alert(wrong))
+        (ui::alert(message))
         form.form method="post" {
             div.field {
                 label for="email" { "Email" }

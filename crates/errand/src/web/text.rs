@@ -426,14 +426,14 @@ fn names_and_values(fields: &Map<String, Value>) -> Markup {
         dl.facts {
             @for (name, value) in fields.iter().take(FIELDS_MAX) {
                 dt.mono { (super::ui::name(&start(name, FIELD_NAME_CHARS_MAX))) }
-                dd { code { (exact_line(&shown(value))) } }
+                dd { code { (exact_line(&plain_text(value))) } }
             }
         }
         (more_fields(fields.len()))
     }
 }
 
-fn shown(value: &Value) -> String {
+fn plain_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -452,7 +452,7 @@ fn json_table(rows: &[Value]) -> Markup {
     let cells = rows.iter().filter_map(Value::as_object).map(|fields| {
         columns
             .iter()
-            .map(|name| fields.get(*name).map(shown).unwrap_or_default())
+            .map(|name| fields.get(*name).map(plain_text).unwrap_or_default())
             .collect()
     });
     let heading: Vec<String> = columns.iter().map(|name| (*name).clone()).collect();

@@ -11,7 +11,7 @@ use errand_core::time::{Day, Timestamp};
 use errand_store::{Idempotent, UsageKey, UsageLine, UsageQuery, UsageSums};
 use maud::{Markup, html};
 
-use super::failure::{PageError, Shown};
+use super::failure::{PageError, PageResult};
 use super::form::{Fields, Form, Params};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
@@ -33,24 +33,24 @@ const MEASURES: [Measure; 3] = [
     Measure {
         name: "Cost",
         of: |sums| sums.cost_usd,
-        shown: ui::cost,
+        format: ui::cost,
     },
     Measure {
         name: "Tokens",
         of: |sums| float(sums.input_tokens + sums.output_tokens),
-        shown: ui::short,
+        format: ui::short,
     },
     Measure {
         name: "Runs started",
         of: |sums| float(sums.runs),
-        shown: ui::short,
+        format: ui::short,
     },
 ];
 
 struct Measure {
     name: &'static str,
     of: fn(&UsageSums) -> f64,
-    shown: fn(f64) -> String,
+    format: fn(f64) -> String,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
@@ -93,11 +93,16 @@ pub(super) async fn show(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     render(&web, &visitor, &params, None).await
 }
 
-async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&str>) -> Shown {
+async fn render(
+    web: &Web,
+    visitor: &Visitor,
+    params: &Fields,
+    message: Option<&str>,
+) -> PageResult {
     let span = Span::of(params, visitor.now);
     let by = async |key: UsageKey| web.store.usage_by(span.query(visitor, key)).await;
     let (by_day, sum) = by(UsageKey::Day).await?;
@@ -130,10 +135,10 @@ async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&st
         (table("By assignment", "agent", span, &by_agent))
         (table("By model", "model", span, &by_model))
         @if let Some(by_key) = &by_key { (table("By API key", "key", span, by_key)) }
-        (limit(visitor, month, wrong))
+        (limit(visitor, month, message))
         (disk(web, visitor))
     };
-    let status = ui::status_of(wrong.is_some());
+    let status = ui::status_of(message.is_some());
     Ok(page_with_status(
         status,
         visitor,
@@ -203,16 +208,16 @@ fn chart(measure: &Measure, lines: &[UsageLine], span: Span) -> Markup {
         figure.card.chart {
             figcaption { (measure.name) }
             svg viewBox="0 0 340 128" role="img" aria-labelledby=(id) {
-                title id=(id) { (measure.name) " by day, at most " ((measure.shown)(most)) }
+                title id=(id) { (measure.name) " by day, at most " ((measure.format)(most)) }
                 line.grid x1="44" x2="336" y1="12" y2="12" {}
                 line.grid x1="44" x2="336" y1="104" y2="104" {}
-                text x="38" y="16" text-anchor="end" { ((measure.shown)(most)) }
+                text x="38" y="16" text-anchor="end" { ((measure.format)(most)) }
                 text x="38" y="108" text-anchor="end" { "0" }
                 text x="44" y="122" { (span.since.to_string().get(5..).unwrap_or_default()) }
                 text x="336" y="122" text-anchor="end" { (last.get(5..).unwrap_or_default()) }
                 @for line in lines {
                     @if let Some(day) = line.day {
-                        (bar(day.number() - span.since.number(), wide, value(line) / most, &format!("{day}: {}", (measure.shown)(value(line)))))
+                        (bar(day.number() - span.since.number(), wide, value(line) / most, &format!("{day}: {}", (measure.format)(value(line)))))
                     }
                 }
             }
@@ -303,7 +308,7 @@ fn row(line: &UsageLine, weight: f64, most: f64) -> Markup {
     }
 }
 
-fn limit(visitor: &Visitor, month: TeamMonth, wrong: Option<&str>) -> Markup {
+fn limit(visitor: &Visitor, month: TeamMonth, message: Option<&str>) -> Markup {
     html! {
         section.card.pad {
             div.head { h2 { "This month" } }
@@ -316,7 +321,7 @@ fn limit(visitor: &Visitor, month: TeamMonth, wrong: Option<&str>) -> Markup {
                 p.small.dim { "While there is a budget, models without a known price are not used." }
             }
             @if visitor.may(Permission::ManageModels) {
-                (ui::alert(wrong))
+                (ui::alert(message))
                 form.row.block method="post" action="/usage/limit" {
                     (ui::form_token(visitor))
                     div.field {
@@ -347,13 +352,17 @@ fn disk(web: &Web, visitor: &Visitor) -> Markup {
     }
 }
 
-pub(super) async fn set_limit(State(web): State<Web>, visitor: Visitor, Form(sent): Form) -> Shown {
+pub(super) async fn set_limit(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> PageResult {
     let limit = match sent.given("limit").map(str::parse::<f64>) {
         None => None,
         Some(Ok(usd)) if usd.is_finite() && usd > 0.0 => Some(usd),
         Some(_) => {
-            let wrong = "The budget must be a number above 0, or empty.";
-            return render(&web, &visitor, &Fields::default(), Some(wrong)).await;
+            let message = "The budget must be a number above 0, or empty.";
+            return render(&web, &visitor, &Fields::default(), Some(message)).await;
         }
     };
     web.store
@@ -368,7 +377,11 @@ pub(super) async fn set_limit(State(web): State<Web>, visitor: Visitor, Form(sen
 }
 
 /// The figures as CSV.
-pub(super) async fn csv(State(web): State<Web>, visitor: Visitor, Params(params): Params) -> Shown {
+pub(super) async fn csv(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Params(params): Params,
+) -> PageResult {
     let key = match params.get("by") {
         "day" => UsageKey::Day,
         "agent" => UsageKey::Agent,

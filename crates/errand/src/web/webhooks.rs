@@ -11,8 +11,8 @@ use errand_store::model::{DeliveryRow, PageQuery};
 use errand_store::{Idempotent, NewSecret, NewWebhook, TestWebhook, Webhook, WebhookChange};
 use maud::{Markup, html};
 
-use super::failure::{PageError, Shown};
-use super::form::{Fields, Form, Params, Path, Told};
+use super::failure::{PageError, PageResult};
+use super::form::{Fields, Form, FormState, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, text, ui};
@@ -29,10 +29,10 @@ pub(super) async fn list(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
     let rolled = params.is_on("rolled");
-    render_list(&web, &visitor, offset, rolled, &Told::default()).await
+    render_list(&web, &visitor, offset, rolled, &FormState::default()).await
 }
 
 async fn render_list(
@@ -40,8 +40,8 @@ async fn render_list(
     visitor: &Visitor,
     offset: u64,
     rolled: bool,
-    told: &Told,
-) -> Shown {
+    state: &FormState,
+) -> PageResult {
     let query = PageQuery {
         limit: LIMIT,
         offset,
@@ -67,13 +67,13 @@ async fn render_list(
         @if manages {
             section.card.pad {
                 div.head { h2 { "New webhook" } }
-                (ui::alert(told.wrong.as_deref()))
-                (form(visitor, "/webhooks", &told.sent, "Create"))
+                (ui::alert(state.message.as_deref()))
+                (form(visitor, "/webhooks", &state.sent, "Create"))
             }
         }
         @if let Some(secret) = secret { (secret) }
     };
-    let status = told.status();
+    let status = state.status();
     Ok(page_with_status(
         status,
         visitor,
@@ -83,7 +83,7 @@ async fn render_list(
     ))
 }
 
-fn shown_url(visitor: &Visitor, url: &str) -> String {
+fn display_url(visitor: &Visitor, url: &str) -> String {
     address_to_show(url, visitor.may(Permission::ManageWebhooks))
 }
 
@@ -102,7 +102,7 @@ fn table(visitor: &Visitor, webhooks: &[Webhook]) -> Markup {
                 tbody {
                     @for webhook in webhooks {
                         tr {
-                            td.title { a href={ "/webhooks/" (webhook.id) } { (ui::name(&shown_url(visitor, &webhook.url))) } @if let Some(what) = &webhook.description { span.sub dir="auto" { (what) } } }
+                            td.title { a href={ "/webhooks/" (webhook.id) } { (ui::name(&display_url(visitor, &webhook.url))) } @if let Some(what) = &webhook.description { span.sub dir="auto" { (what) } } }
                             td { (events_of(webhook)) }
                             td { (enabled(webhook)) }
                             td data-label="made" { (ui::time(webhook.created_at, visitor.now)) }
@@ -142,15 +142,15 @@ fn form(visitor: &Visitor, action: &str, sent: &Fields, does: &str) -> Markup {
     }
 }
 
-/// A webhook as described by a form.
-struct Wanted {
+/// The settings of a webhook in a submitted form.
+struct WebhookForm {
     url: String,
     events: Vec<WebhookEvent>,
     description: Option<String>,
     enabled: bool,
 }
 
-fn wanted(web: &Web, sent: &Fields) -> Result<Wanted, PageError> {
+fn settings_of(web: &Web, sent: &Fields) -> Result<WebhookForm, PageError> {
     let private = web.settings.allow_private_networks;
     let url =
         webhook_url("url", Some(sent.get("url").trim().to_owned()), private).map_err(|error| {
@@ -163,7 +163,7 @@ fn wanted(web: &Web, sent: &Fields) -> Result<Wanted, PageError> {
     if events.is_empty() {
         return Err(PageError::bad("Choose at least one event."));
     }
-    Ok(Wanted {
+    Ok(WebhookForm {
         url: url.unwrap_or_default(),
         events,
         description: sent
@@ -173,26 +173,30 @@ fn wanted(web: &Web, sent: &Fields) -> Result<Wanted, PageError> {
     })
 }
 
-pub(super) async fn create(State(web): State<Web>, visitor: Visitor, Form(sent): Form) -> Shown {
+pub(super) async fn create(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> PageResult {
     match try_create(&web, &visitor, &sent).await {
         Ok(id) => Ok(Redirect::to(&format!("/webhooks/{id}")).into_response()),
         Err(error) => {
-            let told = Told::of(error, sent)?;
-            render_list(&web, &visitor, 0, false, &told).await
+            let state = FormState::refused(error, sent)?;
+            render_list(&web, &visitor, 0, false, &state).await
         }
     }
 }
 
 async fn try_create(web: &Web, visitor: &Visitor, sent: &Fields) -> Result<WebhookId, PageError> {
-    let wanted = wanted(web, sent)?;
+    let form = settings_of(web, sent)?;
     let now = web.clock.now();
     let new = NewWebhook {
         team: visitor.team_id(),
         id: web.ids.webhook(now),
-        url: wanted.url,
-        events: wanted.events,
-        description: wanted.description,
-        enabled: wanted.enabled,
+        url: form.url,
+        events: form.events,
+        description: form.description,
+        enabled: form.enabled,
         created_by: visitor.user_id(),
         now,
     };
@@ -208,9 +212,9 @@ pub(super) async fn show(
     visitor: Visitor,
     Path(id): Path<WebhookId>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
-    render_one(&web, &visitor, id, offset, &Told::default()).await
+    render_one(&web, &visitor, id, offset, &FormState::default()).await
 }
 
 async fn render_one(
@@ -218,8 +222,8 @@ async fn render_one(
     visitor: &Visitor,
     id: WebhookId,
     offset: u64,
-    told: &Told,
-) -> Shown {
+    state: &FormState,
+) -> PageResult {
     let team = visitor.team_id();
     let webhook = web.store.webhook(team, id).await?;
     let query = PageQuery {
@@ -229,8 +233,8 @@ async fn render_one(
     let sent = web.store.webhook_deliveries(team, id, query).await?;
     let manages = visitor.may(Permission::ManageWebhooks);
     let shown = sent.items.len() as u64;
-    let url = shown_url(visitor, &webhook.url);
-    let fields = told.fields_or(|| fields_of(&webhook));
+    let url = display_url(visitor, &webhook.url);
+    let fields = state.fields_or(|| fields_of(&webhook));
     let act = |what: &str, name: &str, risky: bool, question: Option<&str>| {
         html! {
             form method="post" action={ "/webhooks/" (id) "/" (what) } data-confirm=[question] {
@@ -264,13 +268,13 @@ async fn render_one(
         @if manages {
             section.card.pad {
                 div.head { h2 { "Edit" } }
-                (ui::alert(told.wrong.as_deref()))
+                (ui::alert(state.message.as_deref()))
                 (form(visitor, &format!("/webhooks/{id}"), &fields, "Save"))
             }
         }
     };
     Ok(page_with_status(
-        told.status(),
+        state.status(),
         visitor,
         &url,
         Section::Webhooks,
@@ -309,7 +313,7 @@ pub(super) fn delivery_fold(visitor: &Visitor, delivery: &DeliveryRow) -> Markup
             }
             div.inside {
                 dl.facts {
-                    dt { "To" } dd.mono { (shown_url(visitor, &delivery.url)) }
+                    dt { "To" } dd.mono { (display_url(visitor, &delivery.url)) }
                     dt { "webhook-id" } dd { (ui::id(&delivery.id.to_string())) }
                     @if let Some(run) = delivery.run { dt { "Run" } dd { a href={ "/runs/" (run) } { "View run" } } }
                     @if let Some(due) = delivery.due_at { dt { "Next attempt" } dd { (ui::time(due, visitor.now)) } }
@@ -340,12 +344,12 @@ pub(super) async fn save(
     visitor: Visitor,
     Path(id): Path<WebhookId>,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     match try_save(&web, &visitor, id, &sent).await {
         Ok(()) => Ok(Redirect::to(&format!("/webhooks/{id}")).into_response()),
         Err(error) => {
-            let told = Told::of(error, sent)?;
-            render_one(&web, &visitor, id, 0, &told).await
+            let state = FormState::refused(error, sent)?;
+            render_one(&web, &visitor, id, 0, &state).await
         }
     }
 }
@@ -356,12 +360,12 @@ async fn try_save(
     id: WebhookId,
     sent: &Fields,
 ) -> Result<(), PageError> {
-    let wanted = wanted(web, sent)?;
+    let form = settings_of(web, sent)?;
     let change = WebhookChange {
-        url: Some(wanted.url),
-        events: Some(wanted.events),
-        description: Some(wanted.description),
-        enabled: Some(wanted.enabled),
+        url: Some(form.url),
+        events: Some(form.events),
+        description: Some(form.description),
+        enabled: Some(form.enabled),
     };
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
@@ -375,7 +379,7 @@ pub(super) async fn delete(
     visitor: Visitor,
     Path(id): Path<WebhookId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
         .delete_webhook(team, id, now, Idempotent::not_recorded())
@@ -388,7 +392,7 @@ pub(super) async fn test(
     visitor: Visitor,
     Path(id): Path<WebhookId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let now = web.clock.now();
     let test = TestWebhook {
         team: visitor.team_id(),
@@ -408,7 +412,7 @@ pub(super) async fn resend(
     visitor: Visitor,
     Path(delivery): Path<DeliveryId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let (team, now) = (visitor.team_id(), web.clock.now());
     let row = web
         .store
@@ -447,7 +451,7 @@ async fn secret_card(web: &Web, visitor: &Visitor, rolled: bool) -> Result<Marku
     })
 }
 
-pub(super) async fn roll(State(web): State<Web>, visitor: Visitor, Form(_): Form) -> Shown {
+pub(super) async fn roll(State(web): State<Web>, visitor: Visitor, Form(_): Form) -> PageResult {
     let new = NewSecret {
         team: visitor.team_id(),
         secret: webhook_secret().map_err(ApiError::internal)?,

@@ -215,16 +215,16 @@ impl RunEvents {
     /// Queues a page. Pieces that arrived while the page was read are put before it if they belong to its messages,
     /// otherwise after it.
     fn take_behind_its_pieces(&mut self, page: EventPage, ready: &mut VecDeque<Event>) -> PageRead {
-        let told: HashSet<&str> = page
+        let messages: HashSet<&str> = page
             .events
             .iter()
             .filter_map(|row| row.data.get("id")?.as_str())
             .collect();
         let mut after = Vec::new();
         while let Some(delta) = self.listener.ready() {
-            let is_told = told.contains(delta.message.to_string().as_str());
+            let is_of_page = messages.contains(delta.message.to_string().as_str());
             let event = delta_of(self.run, self.app.clock.now(), &delta);
-            if is_told || told.is_empty() {
+            if is_of_page || messages.is_empty() {
                 ready.push_back(event);
             } else {
                 after.push(event);

@@ -19,7 +19,7 @@ use crate::http::error::{ApiError, ErrorCode, ErrorResponse};
 use crate::http::path::Path;
 use crate::http::session_cookie;
 use crate::state::AppState;
-use crate::usecase::sign_in::{self, Brought, ConfirmSignIn};
+use crate::usecase::sign_in::{self, Callback, ConfirmSignIn};
 use crate::usecase::webhook_url::address_to_show;
 
 /// The page for signing in.
@@ -118,24 +118,24 @@ pub(crate) struct CallbackParams {
         (status = 404, description = "The sign-in does not exist, was already completed, or has expired.", content((String = "text/html"), (ErrorResponse = "application/json")))))]
 pub(crate) async fn end_sign_in(
     State(app): State<AppState>,
-    axum::extract::Query(brought): axum::extract::Query<CallbackParams>,
+    axum::extract::Query(callback): axum::extract::Query<CallbackParams>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let state = brought.state.unwrap_or_default();
+    let state = callback.state.unwrap_or_default();
     let begun = app.connections.sign_in_under_way(&state);
-    let (Some(code), None) = (brought.code, &brought.error) else {
+    let (Some(code), None) = (callback.code, &callback.error) else {
         return Err(ApiError::bad_request(
             "access was not granted: start another sign-in, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
         ));
     };
     let begun = begun.ok_or_else(ApiError::not_found)?;
-    let brought = Brought {
+    let callback = Callback {
         code,
         state,
-        issuer: brought.iss,
+        issuer: callback.iss,
     };
     if user_of(&app, &headers).await? == Some(begun.by.user) {
-        sign_in::finish(&app, &brought).await?;
+        sign_in::finish(&app, &callback).await?;
         return Ok((app.pages.signed_in)());
     }
     if begun.by.in_web {
@@ -147,16 +147,16 @@ pub(crate) async fn end_sign_in(
     let team = app.store.team(begun.team).await?;
     let (member, _) = app.store.member(begun.team, begun.by.user).await?;
     let connection = app.store.connection(begun.team, begun.connection).await?;
-    let place = match &connection.setup {
+    let server = match &connection.setup {
         Setup::Http { url, .. } => address_to_show(url, false),
         Setup::Stdio { command, .. } => command.clone(),
     };
     Ok((app.pages.confirm_sign_in)(&ConfirmSignIn {
-        brought: &brought,
+        callback: &callback,
         team: &team.name,
-        who: member.email.as_deref().unwrap_or("Somebody"),
+        begun_by: member.email.as_deref().unwrap_or("Somebody"),
         connection: &connection.name,
-        place: &place,
+        server: &server,
     }))
 }
 

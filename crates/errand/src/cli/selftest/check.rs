@@ -58,12 +58,12 @@ pub(super) struct Record {
     /// The first refusal that a client got.
     pub(super) refused: Option<String>,
     /// The run as the API shows it in the end, or why it cannot be read.
-    pub(super) seen: Result<Seen, String>,
+    pub(super) seen: Result<ObservedRun, String>,
 }
 
 /// A run as the API shows it.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ObservedRun {
     pub(super) status: String,
     /// The error of a failed run, or what the run waits for.
     pub(super) note: String,
@@ -73,14 +73,14 @@ pub(super) struct Seen {
     /// `total` of the messages.
     pub(super) messages_total: u64,
     /// Events in stream order; empty while the run has not ended.
-    pub(super) events: Vec<EventSeen>,
+    pub(super) events: Vec<ObservedEvent>,
     /// Files by path; `None` if a file does not exist.
     pub(super) files: BTreeMap<String, Option<String>>,
 }
 
 /// An event of the stream.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct EventSeen {
+pub(super) struct ObservedEvent {
     pub(super) number: u64,
     pub(super) kind: String,
     /// `id` of the event's object.
@@ -89,7 +89,7 @@ pub(super) struct EventSeen {
     pub(super) status: Option<String>,
 }
 
-impl Seen {
+impl ObservedRun {
     fn has_ended(&self) -> bool {
         matches!(self.status.as_str(), "completed" | "failed" | "interrupted")
     }
@@ -201,7 +201,7 @@ fn run(record: &Record, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
     webhooks::check(seen, deliveries, findings);
 }
 
-fn files(seen: &Seen, findings: &mut Findings<'_>) {
+fn files(seen: &ObservedRun, findings: &mut Findings<'_>) {
     for (path, possible) in &findings.record.expected.files {
         let there = seen.files.get(path).cloned().flatten();
         if possible.contains(&there) {

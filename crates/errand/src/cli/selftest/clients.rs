@@ -114,11 +114,11 @@ impl Clients {
                 self.respond(number, &run, &answer).await?;
             }
             Kind::Message => {
-                self.asked(&run).await?;
+                self.until_asks(&run).await?;
                 self.message(number, &run).await?;
             }
             Kind::Resume => {
-                self.ended(&run).await?;
+                self.until_ended(&run).await?;
                 self.message(number, &run).await?;
             }
             Kind::Stop => {
@@ -135,7 +135,7 @@ impl Clients {
                 self.progress.step();
             }
         }
-        self.ended(&run).await
+        self.until_ended(&run).await
     }
 
     async fn sandbox_with(&self, number: u64, uploads: Vec<Upload>) -> Result<String, Refused> {
@@ -197,7 +197,7 @@ impl Clients {
     }
 
     async fn respond(&self, number: u64, run: &str, answer: &Value) -> Result<(), Refused> {
-        let request = self.asked(run).await?;
+        let request = self.until_asks(run).await?;
         let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
         let call = Call::post(path, answer, format!("respond {number}"));
         self.caller.json(&call).await?;
@@ -217,13 +217,13 @@ impl Clients {
     }
 
     /// Waits until the run asks, and returns the ID of the request.
-    async fn asked(&self, run: &str) -> Result<String, Refused> {
+    async fn until_asks(&self, run: &str) -> Result<String, Refused> {
         let asks = |got: &Value| got.pointer("/pending_human_request/id").is_some();
         let got = self.until(run, "ask", asks).await?;
         text(&got, "/pending_human_request/id")
     }
 
-    async fn ended(&self, run: &str) -> Result<(), Refused> {
+    async fn until_ended(&self, run: &str) -> Result<(), Refused> {
         self.until(run, "end", has_ended).await?;
         self.progress.step();
         Ok(())

@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::caller::{Call, Caller, Refused};
-use super::check::{EventSeen, Record, Seen};
+use super::check::{ObservedEvent, ObservedRun, Record};
 use super::clients::{ClientRecords, has_ended, text};
 use super::plan::{Planned, content};
 
@@ -61,7 +61,7 @@ pub(super) async fn listed(caller: &Caller) -> Result<Vec<String>, Refused> {
     }
 }
 
-async fn one(caller: &Caller, id: &str, planned: &Planned) -> Result<Seen, Refused> {
+async fn one(caller: &Caller, id: &str, planned: &Planned) -> Result<ObservedRun, Refused> {
     let got = caller.json(&Call::get(format!("/v1/runs/{id}"))).await?;
     let note = |pointer| got.pointer(pointer).filter(|value| !value.is_null());
     let note = note("/run/error").or_else(|| note("/run/waiting_on"));
@@ -80,7 +80,7 @@ async fn one(caller: &Caller, id: &str, planned: &Planned) -> Result<Seen, Refus
         };
         files.insert(path, there);
     }
-    Ok(Seen {
+    Ok(ObservedRun {
         status: text(&got, "/run/status")?,
         note: note.map(Value::to_string).unwrap_or_default(),
         asks: got.pointer("/pending_human_request/id").is_some(),
@@ -113,7 +113,7 @@ async fn messages(caller: &Caller, id: &str) -> Result<(Vec<MessageBody>, u64), 
 }
 
 /// The event stream of a run that has ended, which the server closes.
-async fn events(caller: &Caller, id: &str) -> Result<Vec<EventSeen>, Refused> {
+async fn events(caller: &Caller, id: &str) -> Result<Vec<ObservedEvent>, Refused> {
     let call = Call::get(format!("/v1/runs/{id}/events"));
     let stream = String::from_utf8_lossy(&caller.bytes(&call).await?).into_owned();
     let mut events = Vec::new();
@@ -128,7 +128,7 @@ async fn events(caller: &Caller, id: &str) -> Result<Vec<EventSeen>, Refused> {
         let data: Value = serde_json::from_str(field("data:").unwrap_or_default())
             .map_err(|error| Refused::new(format!("event {number} cannot be parsed: {error}")))?;
         let word = |key: &str| data.get(key).and_then(Value::as_str).map(str::to_owned);
-        events.push(EventSeen {
+        events.push(ObservedEvent {
             number,
             kind: field("event:").unwrap_or_default().to_owned(),
             id: word("id").unwrap_or_default(),

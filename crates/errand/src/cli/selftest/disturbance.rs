@@ -20,16 +20,16 @@ pub(super) enum Disturbance {
 
 /// A disturbance and the number of steps of progress at which it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Due {
+pub(super) struct PlannedDisturbance {
     at: u64,
     what: Disturbance,
 }
 
 /// Distributes disturbances over `steps`, each at a random place in its share.
-pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due> {
+pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<PlannedDisturbance> {
     let all = kills + pauses;
     let mut row = Seeded::new(seed, "trouble", 0);
-    let (mut kills_left, mut planned): (u64, Vec<Due>) = (kills, Vec::new());
+    let (mut kills_left, mut planned): (u64, Vec<PlannedDisturbance>) = (kills, Vec::new());
     for n in 0..all {
         let share = |n: u64| 1 + n * steps.saturating_sub(1) / all;
         let (from, to) = (share(n), share(n + 1));
@@ -53,7 +53,7 @@ pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due
         } else {
             Disturbance::Pause
         };
-        planned.push(Due { at, what });
+        planned.push(PlannedDisturbance { at, what });
     }
     planned
 }
@@ -68,7 +68,7 @@ pub(super) struct DisturbanceCounts {
 /// Applies all disturbances, each when its step is reached.
 pub(super) async fn make(
     server: &mut Server,
-    disturbances: &[Due],
+    disturbances: &[PlannedDisturbance],
     progress: &Progress,
     made: &mut DisturbanceCounts,
 ) -> Result<()> {
@@ -123,7 +123,7 @@ mod tests {
             let last = disturbances.last().map(|due| due.what);
             assert_ne!(last, Some(Disturbance::Kill { early: true }));
         }
-        let early = |due: &&Due| due.what == Disturbance::Kill { early: true };
+        let early = |due: &&PlannedDisturbance| due.what == Disturbance::Kill { early: true };
         assert!(planned(1, 50, 3, 900).iter().filter(early).count() > 0);
     }
 }

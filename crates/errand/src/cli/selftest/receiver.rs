@@ -59,13 +59,13 @@ pub(super) struct Receiver {
 struct Inbox {
     secret: Webhook,
     seed: u64,
-    kept: Mutex<Kept>,
+    kept: Mutex<ReceivedDeliveries>,
     progress: Arc<Progress>,
     count: watch::Sender<usize>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct ReceivedDeliveries {
     deliveries: Vec<Delivery>,
     /// Received IDs per run. Their number decides which ones are refused.
     ids: BTreeMap<u64, BTreeSet<String>>,

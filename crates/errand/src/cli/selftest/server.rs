@@ -80,7 +80,7 @@ impl Server {
         let started = async {
             for _ in 0..STARTS_MAX {
                 self.spawn()?;
-                if self.comes_to(until).await? {
+                if self.reaches(until).await? {
                     return Ok(());
                 }
                 self.port = free_port()?;
@@ -128,7 +128,7 @@ impl Server {
     }
 
     /// Returns `false` if the server exits by itself.
-    async fn comes_to(&mut self, until: Until) -> Result<bool> {
+    async fn reaches(&mut self, until: Until) -> Result<bool> {
         loop {
             let Some(child) = &mut self.child else {
                 return Ok(false);

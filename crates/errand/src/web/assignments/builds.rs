@@ -18,7 +18,7 @@ use similar::{ChangeTag, TextDiff};
 
 use super::editor::yaml;
 use super::{Tab, head, model_of};
-use crate::web::failure::{PageError, Shown};
+use crate::web::failure::{PageError, PageResult};
 use crate::web::form::{Form, Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page};
@@ -39,7 +39,7 @@ pub(in crate::web) async fn list(
     visitor: Visitor,
     Path(id): Path<AgentId>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     let (agent, _) = web.store.agent(team, id).await?;
     let offset = params.get("offset").parse().unwrap_or(0);
@@ -120,7 +120,7 @@ pub(in crate::web) async fn compare(
     visitor: Visitor,
     Path(id): Path<AgentId>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     let (agent, _) = web.store.agent(team, id).await?;
     let find = async |name: &str| -> Result<Build, PageError> {
@@ -212,7 +212,7 @@ pub(in crate::web) async fn promote(
     visitor: Visitor,
     Path((id, build)): Path<(AgentId, BuildId)>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     if web.store.build(team, build).await?.agent_id != id {
         return Err(PageError::not_found());
@@ -234,7 +234,7 @@ pub(in crate::web) async fn restore(
     visitor: Visitor,
     Path((id, build)): Path<(AgentId, BuildId)>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     let old = web.store.build(team, build).await?;
     if old.agent_id != id {

@@ -25,7 +25,7 @@ use super::locate::line_of;
 use super::{Tab, head, word_of};
 use crate::usecase::UseCaseError;
 use crate::usecase::build_checks::check_reach;
-use crate::web::failure::{PageError, Shown, sentence};
+use crate::web::failure::{PageError, PageResult, sentence};
 use crate::web::form::{Fields, Form, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
@@ -34,14 +34,14 @@ use crate::web::{Web, text, ui};
 /// Connections shown in the form.
 const CONNECTIONS_MAX: u32 = 100;
 
-/// What is wrong with a form: the field, the message, and the line within a playbook.
-pub(super) struct Wrong {
+/// Why a form is refused: the field, the message, and the line within a playbook.
+pub(super) struct FieldError {
     field: String,
     message: String,
     line: Option<u64>,
 }
 
-impl Wrong {
+impl FieldError {
     fn new(field: &str, message: impl Into<String>) -> Self {
         Self {
             field: field.to_owned(),
@@ -51,7 +51,7 @@ impl Wrong {
     }
 }
 
-pub(in crate::web) async fn blank(State(web): State<Web>, visitor: Visitor) -> Shown {
+pub(in crate::web) async fn blank(State(web): State<Web>, visitor: Visitor) -> PageResult {
     let offered = offered(&web, &visitor).await?;
     let blank = json!({ "version": "v2", "data": {} });
     let fields = fields::of_config(&blank, &offered.connections);
@@ -94,13 +94,13 @@ pub(in crate::web) async fn create(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let base = json!({ "version": "v2", "data": {} });
     let offered = offered(&web, &visitor).await?;
     let made = made(&web, &visitor, &sent, (base, &offered)).await?;
     let (name, config) = match made {
         Ok(made) => made,
-        Err(wrong) => return Ok(new_page(&visitor, &offered, &sent, Some(&wrong))),
+        Err(error) => return Ok(new_page(&visitor, &offered, &sent, Some(&error))),
     };
     let now = web.clock.now();
     let agent = NewAgent {
@@ -122,7 +122,7 @@ pub(in crate::web) async fn edit(
     State(web): State<Web>,
     visitor: Visitor,
     Path(agent): Path<AgentId>,
-) -> Shown {
+) -> PageResult {
     let (agent, build) = web.store.agent(visitor.team_id(), agent).await?;
     let config = build.map_or_else(
         || json!({ "version": "v2", "data": {} }),
@@ -139,7 +139,7 @@ pub(in crate::web) async fn save(
     visitor: Visitor,
     Path(id): Path<AgentId>,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     let (agent, build) = web.store.agent(team, id).await?;
     let base = build.as_ref().map_or_else(
@@ -150,7 +150,7 @@ pub(in crate::web) async fn save(
     let made = made(&web, &visitor, &sent, (base, &offered)).await?;
     let (name, config) = match made {
         Ok(made) => made,
-        Err(wrong) => return Ok(edit_page(&visitor, &agent, &offered, &sent, Some(&wrong))),
+        Err(error) => return Ok(edit_page(&visitor, &agent, &offered, &sent, Some(&error))),
     };
     let now = web.clock.now();
     if name != agent.name {
@@ -179,15 +179,15 @@ async fn made(
     visitor: &Visitor,
     sent: &Fields,
     (base, offered): (Value, &Offered),
-) -> Result<Result<(String, Value), Wrong>, PageError> {
+) -> Result<Result<(String, Value), FieldError>, PageError> {
     let made = name_of(sent).and_then(|name| Ok((name, config_of(sent, base, offered)?)));
     let (name, config) = match made {
         Ok(made) => made,
-        Err(wrong) => return Ok(Err(wrong)),
+        Err(error) => return Ok(Err(error)),
     };
     let parsed = match web.store.parse_config(&config) {
         Ok(parsed) => parsed,
-        Err(bad) => return Ok(Err(wrong_at(&bad, sent))),
+        Err(bad) => return Ok(Err(error_at(&bad, sent))),
     };
     match check_reach(web, visitor.team_id(), &parsed, "").await {
         Ok(_) => Ok(Ok((name, config))),
@@ -198,7 +198,7 @@ async fn made(
                 path: path.to_owned(),
                 message: message.to_owned(),
             };
-            Ok(Err(wrong_at(&bad, sent)))
+            Ok(Err(error_at(&bad, sent)))
         }
         Err(error) => Err(error.into()),
     }
@@ -219,20 +219,20 @@ fn new_build(web: &Web, visitor: &Visitor, sent: &Fields, config: Value) -> NewB
     }
 }
 
-fn name_of(sent: &Fields) -> Result<String, Wrong> {
+fn name_of(sent: &Fields) -> Result<String, FieldError> {
     let name = sent.get("name").trim();
     if !is_name(name) {
         let message = format!("The name must have 1 to {NAME_CHARS_MAX} visible characters.");
-        return Err(Wrong::new("name", message));
+        return Err(FieldError::new("name", message));
     }
     Ok(name.to_owned())
 }
 
 /// Builds the configuration that a form describes, based on `base`.
-fn config_of(sent: &Fields, base: Value, offered: &Offered) -> Result<Value, Wrong> {
+fn config_of(sent: &Fields, base: Value, offered: &Offered) -> Result<Value, FieldError> {
     let config = fields::to_config(sent, base, &offered.connections)?;
     if config.to_string().len() > CONFIG_BYTES_MAX {
-        return Err(Wrong::new(
+        return Err(FieldError::new(
             "instructions",
             format!("The whole configuration must not exceed {CONFIG_BYTES_MAX} bytes."),
         ));
@@ -241,7 +241,7 @@ fn config_of(sent: &Fields, base: Value, offered: &Offered) -> Result<Value, Wro
 }
 
 /// Finds the form field that belongs to a path in the configuration.
-fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
+fn error_at(bad: &BadConfig, sent: &Fields) -> FieldError {
     let path = bad.path.trim_start_matches("data.");
     let message = sentence(&bad.message);
     let field = match path.split(['.', '[']).next().unwrap_or_default() {
@@ -250,12 +250,12 @@ fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
         "tools" => "tools",
         "connections" => "connections",
         "assignments" => "assignments",
-        "limits" => return Wrong::new(&path.replace("limits.", "limit_"), message),
+        "limits" => return FieldError::new(&path.replace("limits.", "limit_"), message),
         "human_requests" => "expires_in",
         "human_in_the_loop" => "people",
         "playbook" => {
             let inside = path.trim_start_matches("playbook").trim_start_matches('.');
-            return Wrong {
+            return FieldError {
                 field: "playbook".to_owned(),
                 message: if inside.is_empty() {
                     message
@@ -265,23 +265,23 @@ fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
                 line: line_of(sent.get("playbook"), inside),
             };
         }
-        _ => return Wrong::new("", format!("{path}: {}", bad.message)),
+        _ => return FieldError::new("", format!("{path}: {}", bad.message)),
     };
-    Wrong::new(field, message)
+    FieldError::new(field, message)
 }
 
 fn new_page(
     visitor: &Visitor,
     offered: &Offered,
     fields: &Fields,
-    wrong: Option<&Wrong>,
+    error: Option<&FieldError>,
 ) -> Response {
     let body = html! {
         div.crumbs { a href="/assignments" { "Assignments" } }
         div.head { h1 { "New assignment" } }
-        (form(visitor, "/assignments/new", (offered, fields), wrong, "Create"))
+        (form(visitor, "/assignments/new", (offered, fields), error, "Create"))
     };
-    respond(visitor, "New assignment", wrong, &body)
+    respond(visitor, "New assignment", error, &body)
 }
 
 fn edit_page(
@@ -289,18 +289,18 @@ fn edit_page(
     agent: &errand_store::model::Agent,
     offered: &Offered,
     fields: &Fields,
-    wrong: Option<&Wrong>,
+    error: Option<&FieldError>,
 ) -> Response {
     let action = format!("/assignments/{}/edit", agent.id);
     let body = html! {
         (head(visitor, agent, Tab::Edit))
-        (form(visitor, &action, (offered, fields), wrong, "Save as a new build"))
+        (form(visitor, &action, (offered, fields), error, "Save as a new build"))
     };
-    respond(visitor, &agent.name, wrong, &body)
+    respond(visitor, &agent.name, error, &body)
 }
 
-fn respond(visitor: &Visitor, title: &str, wrong: Option<&Wrong>, body: &Markup) -> Response {
-    let status = ui::status_of(wrong.is_some());
+fn respond(visitor: &Visitor, title: &str, error: Option<&FieldError>, body: &Markup) -> Response {
+    let status = ui::status_of(error.is_some());
     page_with_status(status, visitor, title, Section::Assignments, body)
 }
 
@@ -308,16 +308,16 @@ fn form(
     visitor: &Visitor,
     action: &str,
     (offered, fields): (&Offered, &Fields),
-    wrong: Option<&Wrong>,
+    error: Option<&FieldError>,
     does: &str,
 ) -> Markup {
-    let of = |field: &str| wrong.filter(|wrong| wrong.field == field);
+    let of = |field: &str| error.filter(|error| error.field == field);
     html! {
-        @if let Some(wrong) = wrong {
+        @if let Some(error) = error {
             div.alert role="alert" {
                 "Could not save. "
-                @if wrong.field.is_empty() { (wrong.message) }
-                @else { a href={ "#" (wrong.field) } { "Check “" (wrong.field.replace('_', " ")) "”" } ": " (wrong.message) }
+                @if error.field.is_empty() { (error.message) }
+                @else { a href={ "#" (error.field) } { "Check “" (error.field.replace('_', " ")) "”" } ": " (error.message) }
             }
         }
         form.form method="post" action=(action) {
@@ -348,8 +348,8 @@ fn form(
     }
 }
 
-fn says(field: &str, wrong: Option<&Wrong>) -> Markup {
-    html! { @if let Some(wrong) = wrong { p.wrong id={ (field) "-wrong" } { (wrong.message) } } }
+fn says(field: &str, error: Option<&FieldError>) -> Markup {
+    html! { @if let Some(error) = error { p.wrong id={ (field) "-wrong" } { (error.message) } } }
 }
 
 fn line(
@@ -357,25 +357,25 @@ fn line(
     label: &str,
     hint: &str,
     fields: &Fields,
-    wrong: Option<&Wrong>,
+    error: Option<&FieldError>,
     required: bool,
 ) -> Markup {
     html! {
         div.field {
             label for=(name) { (label) @if !hint.is_empty() { " " span.hint { (hint) } } }
-            input id=(name) name=(name) value=(fields.get(name)) required[required] autocomplete="off" aria-invalid=[wrong.map(|_| "true")] aria-describedby=[wrong.map(|_| format!("{name}-wrong"))];
-            (says(name, wrong))
+            input id=(name) name=(name) value=(fields.get(name)) required[required] autocomplete="off" aria-invalid=[error.map(|_| "true")] aria-describedby=[error.map(|_| format!("{name}-wrong"))];
+            (says(name, error))
         }
     }
 }
 
-fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+fn connections_of(offered: &[Connection], fields: &Fields, error: Option<&FieldError>) -> Markup {
     let chosen: Vec<&str> = fields.all("connection").collect();
     html! {
         @if !offered.is_empty() {
             fieldset #connections {
                 legend { "Connections " span.hint { "a selected connection gives the assignment all of its tools that are not off below" } }
-                (says("connections", wrong))
+                (says("connections", error))
                 @for connection in offered {
                     @let id = connection.id.to_string();
                     label.choice { input type="checkbox" name="connection" value=(id) checked[chosen.contains(&id.as_str())]; span.mono { (ui::name(&connection.name)) } }
@@ -385,7 +385,11 @@ fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>
     }
 }
 
-fn assignments_of(offered: &[(AgentId, String)], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+fn assignments_of(
+    offered: &[(AgentId, String)],
+    fields: &Fields,
+    error: Option<&FieldError>,
+) -> Markup {
     let chosen: Vec<&str> = fields.all("assignment").collect();
     // A selected assignment that is not in the list stays selected.
     let known = |id: &str| offered.iter().any(|(of, _)| of.to_string() == id);
@@ -393,7 +397,7 @@ fn assignments_of(offered: &[(AgentId, String)], fields: &Fields, wrong: Option<
         @if !offered.is_empty() || !chosen.is_empty() {
             fieldset #assignments {
                 legend { "Other assignments " span.hint { "assignments that run_assignment can start; their runs are at least as strict as this one and count toward its token and cost limits" } }
-                (says("assignments", wrong))
+                (says("assignments", error))
                 @for (id, name) in offered {
                     @let id = id.to_string();
                     label.choice { input type="checkbox" name="assignment" value=(id) checked[chosen.contains(&id.as_str())]; (name) }
@@ -406,7 +410,7 @@ fn assignments_of(offered: &[(AgentId, String)], fields: &Fields, wrong: Option<
     }
 }
 
-fn policies(offered: &Offered, fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+fn policies(offered: &Offered, fields: &Fields, error: Option<&FieldError>) -> Markup {
     let probed = |name: &str| {
         let tools = offered.connections.iter().flat_map(|of| of.tools.iter());
         tools.flatten().any(|tool| tool.name == name)
@@ -419,7 +423,7 @@ fn policies(offered: &Offered, fields: &Fields, wrong: Option<&Wrong>) -> Markup
     html! {
         fieldset #tools {
             legend { "Tools " span.hint { "Allow: runs immediately · Ask: a person approves the exact call first · Guard: asks once the run has read untrusted content (for a tool that only reads public sources: and private content as well) · Deny: always refused · Off: not offered to the model" } }
-            (says("tools", wrong))
+            (says("tools", error))
             div.card.scroll {
                 table.policies {
                     thead { tr { th scope="col" { "Tool" } @for word in fields::POLICIES { th.mid scope="col" { (word) } } } }
@@ -495,7 +499,7 @@ fn about(name: &str) -> Option<&'static str> {
     })
 }
 
-fn people(fields: &Fields, expires: Option<&Wrong>, wrong: Option<&Wrong>) -> Markup {
+fn people(fields: &Fields, expires: Option<&FieldError>, error: Option<&FieldError>) -> Markup {
     let chosen = fields.given("on_expire").unwrap_or("deny");
     html! {
         fieldset #people {
@@ -504,7 +508,7 @@ fn people(fields: &Fields, expires: Option<&Wrong>, wrong: Option<&Wrong>) -> Ma
                 input type="checkbox" name="people" value="on" checked[fields.is_on("people")];
                 span { "Runs can ask people" span.hint { "If off, calls that need approval are denied immediately." } }
             }
-            (says("people", wrong))
+            (says("people", error))
             div.row {
                 (line("expires_in", "Requests expire after", "for example 12h or 3d; empty: never", fields, expires, false))
                 div.field {
@@ -520,17 +524,17 @@ fn people(fields: &Fields, expires: Option<&Wrong>, wrong: Option<&Wrong>) -> Ma
     }
 }
 
-fn playbook(fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+fn playbook(fields: &Fields, error: Option<&FieldError>) -> Markup {
     let text = fields.get("playbook");
     html! {
         div.field.wide {
             label for="playbook" { "Playbook " span.hint { "YAML; fixed steps, run without a model by builtin/playbook" } }
-            textarea.code #playbook name="playbook" rows=(if text.is_empty() { 6 } else { 16 }) spellcheck="false" aria-invalid=[wrong.map(|_| "true")] aria-describedby=[wrong.map(|_| "playbook-wrong")] { (text) }
-            @if let Some(wrong) = wrong {
+            textarea.code #playbook name="playbook" rows=(if text.is_empty() { 6 } else { 16 }) spellcheck="false" aria-invalid=[error.map(|_| "true")] aria-describedby=[error.map(|_| "playbook-wrong")] { (text) }
+            @if let Some(error) = error {
                 div #playbook-wrong {
-                    @match wrong.line {
-                        None => p.wrong { (wrong.message) },
-                        Some(at) => { p.wrong { "Line " (at) ": " (wrong.message) } (with_lines(text, at, &wrong.message)) }
+                    @match error.line {
+                        None => p.wrong { (error.message) },
+                        Some(at) => { p.wrong { "Line " (at) ": " (error.message) } (with_lines(text, at, &error.message)) }
                     }
                 }
             }

@@ -22,7 +22,7 @@ use crate::http::receive::Spooled;
 use crate::http::slots::Holder;
 use crate::usecase::sandbox_files::root_of;
 use crate::usecase::start_run::FirstMessage;
-use crate::web::failure::{PageError, Shown, told};
+use crate::web::failure::{PageError, PageResult};
 use crate::web::form::{Path, TOKEN_FIELD, check_token};
 use crate::web::guard::Visitor;
 use crate::web::run::act::begin;
@@ -31,8 +31,8 @@ use crate::web::{Web, ui};
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const FILES_MAX: usize = 50;
 
-/// The card with the form. `wrong`: why a run could not be started.
-pub(super) fn card(visitor: &Visitor, agent: AgentId, wrong: Option<&str>) -> Markup {
+/// The card with the form. `message`: why a run could not be started.
+pub(super) fn card(visitor: &Visitor, agent: AgentId, message: Option<&str>) -> Markup {
     if !visitor.may(Permission::ManageRuns) {
         return html! {};
     }
@@ -53,7 +53,7 @@ pub(super) fn card(visitor: &Visitor, agent: AgentId, wrong: Option<&str>) -> Ma
                     button.plain type="button" data-none hidden { "Remove all files" }
                 }
                 progress hidden value="0" max="1" aria-label="Upload" {}
-                p.wrong data-wrong role="alert" { @if let Some(wrong) = wrong { (wrong) } }
+                p.wrong data-wrong role="alert" { @if let Some(message) = message { (message) } }
                 div.buttons { button.main { (ui::icon("play")) "Run now" } }
             }
         }
@@ -65,7 +65,7 @@ pub(in crate::web) async fn start(
     visitor: Visitor,
     Path(agent): Path<AgentId>,
     request: Request,
-) -> Shown {
+) -> PageResult {
     let by_script = request
         .headers()
         .get(header::ACCEPT)
@@ -73,12 +73,12 @@ pub(in crate::web) async fn start(
     match received(&web, &visitor, agent, request).await {
         Ok(run) => Ok(gone_to(&format!("/runs/{run}"), by_script)),
         Err(error) => {
-            let wrong = told(error)?;
+            let message = error.into_message()?;
             if by_script {
-                let answer = Json(json!({ "message": wrong }));
+                let answer = Json(json!({ "message": message }));
                 return Ok((StatusCode::BAD_REQUEST, answer).into_response());
             }
-            overview(&web, &visitor, agent, Some(&wrong)).await
+            overview(&web, &visitor, agent, Some(&message)).await
         }
     }
 }
@@ -184,31 +184,31 @@ async fn put(
     };
     let spooled = Spooled::receive(&web.sandboxes, limit, parts)
         .await
-        .map_err(|error| told_of_upload(error, &too_large))?;
+        .map_err(|error| upload_error(error, &too_large))?;
     let root = root_of(web, visitor.team_id(), sandbox).await?;
     // The size was checked already, so a refusal means that the sandbox or the team has no room. The error says which.
     let received = spooled
         .into_received(root, path, limit)
         .await
-        .map_err(told_of_room)?;
-    received.place().await.map_err(told_of_room)?;
+        .map_err(space_error)?;
+    received.place().await.map_err(space_error)?;
     Ok(())
 }
 
-fn told_of_upload(error: ApiError, too_large: &dyn Fn() -> PageError) -> PageError {
+fn upload_error(error: ApiError, too_large: &dyn Fn() -> PageError) -> PageError {
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(),
         StatusCode::BAD_REQUEST => PageError::bad(error.message().to_owned()),
-        _ => PageError::Inside(error),
+        _ => PageError::Internal(error),
     }
 }
 
-fn told_of_room(error: ApiError) -> PageError {
+fn space_error(error: ApiError) -> PageError {
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST => {
             PageError::bad(error.message().to_owned())
         }
-        _ => PageError::Inside(error),
+        _ => PageError::Internal(error),
     }
 }
 

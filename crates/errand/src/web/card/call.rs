@@ -122,7 +122,7 @@ const DECIDING: [&[&str]; 5] = [
 
 /// The call: its tool, the tool's description, its arguments. `way` returns the address of one of the request's texts
 /// by name.
-pub(super) fn shown(
+pub(super) fn display(
     call: &ToolCall,
     description: Option<&str>,
     way: &dyn Fn(&str) -> String,
@@ -479,7 +479,7 @@ mod tests {
         let call = call(&json!({
             "to": "a\u{200b}b\u{3164}", "body": long, "more": {"deep": [1, "\u{ad}"]}, "na\u{2800}me": 1,
         }));
-        let shown = shown(&call, None, &way).into_string();
+        let shown = display(&call, None, &way).into_string();
         for number in [
             "\\u{200b}",
             "\\u{3164}",
@@ -537,13 +537,13 @@ mod tests {
         }
         fields.insert("recipient".to_owned(), json!("R"));
         fields.insert("long".to_owned(), json!([vec!["\u{1}x"; 100_000]]));
-        let shown = shown(&call(&Value::Object(fields)), None, &way).into_string();
+        let shown = display(&call(&Value::Object(fields)), None, &way).into_string();
         assert!(shown.len() < 2 * CALL_BYTES_MAX, "{}", shown.len());
         assert!(shown.contains("2,002 arguments") && shown.contains("/whole?of=call"));
         let place = shown.find(">recipient<").unwrap();
         assert!(place < shown.find(">a0<").unwrap(), "what decides is first");
         let nested = json!({"long": vec!["x"; 100_000]});
-        let shown = super::shown(&call(&nested), None, &way).into_string();
+        let shown = super::display(&call(&nested), None, &way).into_string();
         assert!(shown.len() < 2 * TEXT_BYTES_MAX && shown.contains("/whole?of=0"));
     }
 

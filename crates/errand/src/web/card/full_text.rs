@@ -9,7 +9,7 @@ use errand_core::id::{HumanRequestId, RunId};
 use maud::html;
 use serde_json::Value;
 
-use crate::web::failure::{PageError, Shown};
+use crate::web::failure::{PageError, PageResult};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page};
@@ -34,7 +34,7 @@ pub(in crate::web) async fn show(
     visitor: Visitor,
     Path((run, id)): Path<(RunId, HumanRequestId)>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let found = web.store.requests(visitor.team_id(), vec![id]).await?;
     let found = found.into_iter().find(|found| found.asked().run == run);
     let Some(found) = found else {

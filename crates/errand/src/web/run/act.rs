@@ -10,7 +10,7 @@ use errand_store::{Idempotent, Reach, StoreError};
 use super::to_run;
 use crate::usecase::start_run::{FirstMessage, NewRun, start_run};
 use crate::web::Web;
-use crate::web::failure::{PageError, Shown};
+use crate::web::failure::{PageError, PageResult};
 use crate::web::form::{Form, Path};
 use crate::web::guard::Visitor;
 
@@ -22,7 +22,7 @@ pub(in crate::web) async fn message(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Form(fields): Form,
-) -> Shown {
+) -> PageResult {
     let Some(text) = fields.given("message") else {
         return Err(PageError::bad("The message is empty."));
     };
@@ -47,7 +47,7 @@ pub(in crate::web) async fn stop(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let (team, by, now) = (visitor.team_id(), visitor.user_id(), web.clock.now());
     web.store
         .stop(team, run, by, now, Idempotent::not_recorded())
@@ -60,7 +60,7 @@ pub(in crate::web) async fn retry(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let (team, by, now) = (visitor.team_id(), visitor.user_id(), web.clock.now());
     web.store
         .retry(team, run, by, now, Idempotent::not_recorded())
@@ -75,7 +75,7 @@ pub(in crate::web) async fn again(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let team = visitor.team_id();
     let view = web.store.run(team, run).await?;
     let part = web

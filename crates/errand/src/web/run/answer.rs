@@ -15,7 +15,7 @@ use maud::{Markup, html};
 use serde_json::{Map, Value};
 
 use super::{Part, Sent, render};
-use crate::web::failure::{PageError, Shown, told};
+use crate::web::failure::{PageError, PageResult};
 use crate::web::form::{Fields, Form, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::fragment;
@@ -30,18 +30,18 @@ pub(in crate::web) async fn answer(
     Path((run, request)): Path<(RunId, HumanRequestId)>,
     headers: HeaderMap,
     Form(fields): Form,
-) -> Shown {
+) -> PageResult {
     let is_in_place = headers.contains_key(IN_PLACE);
     match respond(&web, &visitor, run, request, &fields).await? {
         Ok(()) if is_in_place => in_place(&web, &visitor, request, None).await,
         Ok(()) => Ok(back(run, request, &fields)),
-        Err(wrong) if is_in_place => in_place(&web, &visitor, request, Some(&wrong)).await,
+        Err(message) if is_in_place => in_place(&web, &visitor, request, Some(&message)).await,
         // Someone else was first, or the answer is invalid: the message appears at the request.
-        Err(wrong) => {
+        Err(message) => {
             let sent = Sent {
                 request,
                 fields,
-                wrong,
+                message,
             };
             render(&web, &visitor, run, Part::Newest, Some(sent)).await
         }
@@ -69,7 +69,7 @@ async fn respond(
     };
     let answer = match answer_of(&pending, fields) {
         Ok(answer) => answer,
-        Err(wrong) => return Ok(Err(wrong)),
+        Err(message) => return Ok(Err(message)),
     };
     let respond = Respond {
         team: visitor.team_id(),
@@ -81,7 +81,7 @@ async fn respond(
     };
     match web.store.respond(respond, Idempotent::not_recorded()).await {
         Ok(_) => Ok(Ok(())),
-        Err(error) => Ok(Err(told(error.into())?)),
+        Err(error) => Ok(Err(PageError::from(error).into_message()?)),
     }
 }
 
@@ -142,18 +142,18 @@ async fn in_place(
     web: &Web,
     visitor: &Visitor,
     request: HumanRequestId,
-    wrong: Option<&str>,
-) -> Shown {
+    message: Option<&str>,
+) -> PageResult {
     let found = web.store.requests(visitor.team_id(), vec![request]).await?;
     let outcome: Markup = match found.first() {
         Some(FoundRequest::Closed(closed)) => inbox::outcome_of(closed, web.clock.now()),
         _ => html! {},
     };
     let response = fragment(html! {
-        @if let Some(wrong) = wrong { p data-wrong { (wrong) } }
+        @if let Some(message) = message { p data-wrong { (message) } }
         (outcome)
     });
-    let status = if wrong.is_some() {
+    let status = if message.is_some() {
         StatusCode::BAD_REQUEST
     } else {
         StatusCode::OK

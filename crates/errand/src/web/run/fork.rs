@@ -12,8 +12,8 @@ use super::transcript::{self, Calls, Context};
 use super::{people_of, to_run};
 use crate::usecase::fork_run::{NewFork, fork_run};
 use crate::usecase::start_run::FirstMessage;
-use crate::web::failure::{PageError, Shown};
-use crate::web::form::{Fields, Form, Params, Path, Told};
+use crate::web::failure::{PageError, PageResult};
+use crate::web::form::{Fields, Form, FormState, Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, runs, ui};
@@ -26,12 +26,12 @@ pub(in crate::web) async fn show(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Params(params): Params,
-) -> Shown {
-    let told = Told {
-        wrong: None,
+) -> PageResult {
+    let state = FormState {
+        message: None,
         sent: params,
     };
-    render(&web, &visitor, run, &told).await
+    render(&web, &visitor, run, &state).await
 }
 
 /// A link from an entry to the page.
@@ -45,7 +45,7 @@ pub(super) fn link(run: RunId, message: MessageId, position: u64) -> Markup {
     }
 }
 
-async fn render(web: &Web, visitor: &Visitor, run: RunId, told: &Told) -> Shown {
+async fn render(web: &Web, visitor: &Visitor, run: RunId, state: &FormState) -> PageResult {
     let team = visitor.team_id();
     let view = web.store.run(team, run).await?;
     let first = PageQuery {
@@ -59,18 +59,18 @@ async fn render(web: &Web, visitor: &Visitor, run: RunId, told: &Told) -> Shown 
         Err(StoreError::NotFound) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let last = last_of(web, visitor, run, &told.sent).await?;
+    let last = last_of(web, visitor, run, &state.sent).await?;
     let title = runs::title(&view.run);
     let body = html! {
         div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/runs/" (run) } { (ui::name(&title)) } }
         div.head { h1 { "Fork from here" } }
         p.lead { "Creates a new run that starts with everything up to this point. Later actions are not included and may be repeated. The original run does not change." }
-        (ui::alert(told.wrong.as_deref()))
+        (ui::alert(state.message.as_deref()))
         @if let Some(last) = &last { section { div.head { h2 { "Last message included" } } ol.transcript aria-label="The last entry" { (last) } } }
-        (form(visitor, &view, &builds, &told.sent))
+        (form(visitor, &view, &builds, &state.sent))
     };
     Ok(page_with_status(
-        told.status(),
+        state.status(),
         visitor,
         "Fork a run",
         Section::Runs,
@@ -145,10 +145,10 @@ pub(in crate::web) async fn fork(
     visitor: Visitor,
     Path(run): Path<RunId>,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     match try_fork(&web, &visitor, run, &sent).await {
         Ok(made) => Ok(to_run(made)),
-        Err(error) => render(&web, &visitor, run, &Told::of(error, sent)?).await,
+        Err(error) => render(&web, &visitor, run, &FormState::refused(error, sent)?).await,
     }
 }
 

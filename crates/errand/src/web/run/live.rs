@@ -3,8 +3,8 @@
 //! Guarantees: the stream sends every entry after the position that the page names, in order. The ID of an event is its
 //! position, so a lost connection continues where it stopped. The notifier only says that there is more. The stream
 //! ends when the run has ended and everything is sent, when the session is no longer valid, when the server shuts down,
-//! and when the browser reads nothing for a minute ([`crate::http::streaming`]). Entries are read in parts of 256 KiB; a
-//! larger one is read alone, while few others like it are in memory.
+//! and when the browser reads nothing for a minute ([`crate::http::streaming`]). Entries are read in parts of 256 KiB;
+//! a larger one is read alone, while few others like it are in memory.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,7 @@ use crate::http::slots::Holder;
 use crate::http::streaming::follow::{Follower, PageRead, Source};
 use crate::http::streaming::{Event, respond};
 use crate::web::card::{CardContext, CardData};
-use crate::web::failure::{PageError, Shown};
+use crate::web::failure::{PageError, PageResult};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::visible::visible;
@@ -43,7 +43,7 @@ pub(in crate::web) async fn stream(
     Path(run): Path<RunId>,
     Params(params): Params,
     headers: HeaderMap,
-) -> Shown {
+) -> PageResult {
     let last = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok())
@@ -61,7 +61,7 @@ pub(in crate::web) async fn stream(
         run,
         after,
         asked: params.get("request").parse().ok(),
-        told: String::new(),
+        last_state: String::new(),
         calls: Calls::default(),
         watch,
         listener,
@@ -108,7 +108,7 @@ struct LivePage {
     /// The request that the page shows.
     asked: Option<HumanRequestId>,
     /// The last state that was sent.
-    told: String,
+    last_state: String,
     calls: Calls,
     watch: Watch,
     listener: Listener,
@@ -125,7 +125,7 @@ impl Source for LivePage {
         match self.read_part(bounds, ready).await {
             Ok(read) => read,
             Err(error) => {
-                if let PageError::Inside(error) = error {
+                if let PageError::Internal(error) = error {
                     tracing::warn!(run.id = %self.run, ?error, "a live page ends early");
                 }
                 PageRead::Failed
@@ -142,14 +142,14 @@ impl Source for LivePage {
                 while let Some(delta) = self.listener.ready() {
                     self.draft.take(delta);
                 }
-                let said = html! { div.entry.assistant { div.by { strong { "Assistant" } "is writing" } (text::plain(&self.draft.text)) } };
-                tell(ready, "draft", &said, None);
+                let draft = html! { div.entry.assistant { div.by { strong { "Assistant" } "is writing" } (text::plain(&self.draft.text)) } };
+                send(ready, "draft", &draft, None);
             }
         }
     }
 }
 
-fn tell(ready: &mut VecDeque<Event>, name: &str, markup: &Markup, position: Option<u64>) {
+fn send(ready: &mut VecDeque<Event>, name: &str, markup: &Markup, position: Option<u64>) {
     // Event data cannot contain carriage returns, and pages do not need them. An event without data would not be
     // dispatched.
     let data = if markup.0.is_empty() {
@@ -198,19 +198,19 @@ impl LivePage {
             };
             let item = transcript::entry(entry, &context);
             let name = if item.0.is_empty() { "note" } else { "entry" };
-            tell(ready, name, &item, Some(entry.position));
+            send(ready, name, &item, Some(entry.position));
         }
         if !part.entries.is_empty() && self.draft.of.take().is_some() {
             self.draft.text.clear();
-            tell(ready, "draft", &html! {}, None);
+            send(ready, "draft", &html! {}, None);
         }
         let is_whole = self.after >= part.last;
-        let shown = state(&view);
-        if is_whole && (self.is_first || !part.entries.is_empty() || shown.0 != self.told) {
-            self.told.clone_from(&shown.0);
-            tell(ready, "state", &shown, None);
-            tell(ready, "actions", &actions(&self.visitor, &view), None);
-            tell(ready, "hint", &html! { (hint_of(&view)) }, None);
+        let markup = state(&view);
+        if is_whole && (self.is_first || !part.entries.is_empty() || markup.0 != self.last_state) {
+            self.last_state.clone_from(&markup.0);
+            send(ready, "state", &markup, None);
+            send(ready, "actions", &actions(&self.visitor, &view), None);
+            send(ready, "hint", &html! { (hint_of(&view)) }, None);
             let reach = Reach::Newest;
             let newest = self
                 .web
@@ -218,9 +218,9 @@ impl LivePage {
                 .transcript(team, self.run, reach, PART)
                 .await?;
             let column = side::of(&self.web, &self.visitor, &view.run, &newest.entries).await?;
-            tell(ready, "side", &column, None);
+            send(ready, "side", &column, None);
         }
-        self.tell_request(open_request(&view, None), ready).await?;
+        self.send_request(open_request(&view, None), ready).await?;
         self.is_first = false;
         if is_whole && view.run.status.has_ended() {
             ready.push_back(Event::new(None, "end", "end"));
@@ -231,7 +231,7 @@ impl LivePage {
 
     /// The outcome of the request that the page shows, and the card of a new one. The page decides when it shows the
     /// card.
-    async fn tell_request(
+    async fn send_request(
         &mut self,
         pending: Option<OpenRequest>,
         ready: &mut VecDeque<Event>,
@@ -249,7 +249,7 @@ impl LivePage {
                 .await?;
             if let Some(FoundRequest::Closed(closed)) = found.first() {
                 let outcome = inbox::outcome_of(closed, self.web.clock.now());
-                tell(ready, "outcome", &outcome, None);
+                send(ready, "outcome", &outcome, None);
             }
         }
         if let Some(open) = pending {
@@ -260,7 +260,7 @@ impl LivePage {
                 back: "run",
             };
             let card = card::open(&setting, &open, None);
-            tell(ready, "request", &card, None);
+            send(ready, "request", &card, None);
         }
         Ok(())
     }

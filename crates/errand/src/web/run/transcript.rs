@@ -251,7 +251,7 @@ fn result(
             div.inside {
                 div.by { (fork) }
                 @match outcome {
-                    Outcome::Result(value) => (shown(run, value, call.map(|(call, _)| call))),
+                    Outcome::Result(value) => (display_result(run, value, call.map(|(call, _)| call))),
                     Outcome::Error(error) => (text::code(&error.to_string())),
                 }
                 @if length(outcome) > WHOLE_FROM_CHARS { p { a href=(whole) { "View the whole result of " (name) } } }
@@ -277,7 +277,7 @@ fn outcome_brief(outcome: &Outcome) -> String {
 }
 
 /// The result of a call: a file by its type, an image or a PDF embedded, everything else as a value.
-fn shown(run: RunId, value: &Value, call: Option<&ToolCall>) -> Markup {
+fn display_result(run: RunId, value: &Value, call: Option<&ToolCall>) -> Markup {
     let of_file = |names: &[&str]| {
         call.filter(|call| names.contains(&call.name.as_str()))
             .and_then(path_of)
@@ -285,11 +285,11 @@ fn shown(run: RunId, value: &Value, call: Option<&ToolCall>) -> Markup {
     if let Some(path) = of_file(&["read_file"]) {
         // The transcript contains no images, so the file is shown in its current state.
         if let Some(picture) = value.get("image").and_then(|image| image.get("path")) {
-            return files::shown(run, picture.as_str().unwrap_or(path));
+            return files::embed(run, picture.as_str().unwrap_or(path));
         }
         if let Value::String(content) = value {
             return html! {
-                @if path.to_lowercase().ends_with(".pdf") { (files::shown(run, path)) }
+                @if path.to_lowercase().ends_with(".pdf") { (files::embed(run, path)) }
                 (as_file(path, content))
             };
         }
@@ -337,7 +337,7 @@ mod tests {
             arguments: arguments.as_object().cloned().unwrap(),
         };
         let run = IdGen::new([1; 32]).run(Timestamp::from_millis(1_800_000_000_000));
-        shown(run, &value, Some(&call)).into_string()
+        display_result(run, &value, Some(&call)).into_string()
     }
 
     #[test]

@@ -14,8 +14,8 @@ use maud::{Markup, html};
 
 use crate::http::error::ApiError;
 use crate::secret_key::ApiKeySecret;
-use crate::web::failure::Shown;
-use crate::web::form::{Fields, Form, Params, Path};
+use crate::web::failure::PageResult;
+use crate::web::form::{Form, FormState, Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, ui};
@@ -30,13 +30,12 @@ struct Created {
     secret: Option<String>,
 }
 
-/// Messages on the page of keys.
+/// The state of the page besides the list: the form and, once, a new key.
 #[derive(Default)]
-struct Told {
+struct PageState {
     /// A key that was just created.
     created: Option<Created>,
-    wrong: Option<String>,
-    sent: Fields,
+    form: FormState,
 }
 
 pub(in crate::web) async fn list(
@@ -44,7 +43,7 @@ pub(in crate::web) async fn list(
     visitor: Visitor,
     Params(params): Params,
     method: Method,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
     let created: Option<ApiKeyId> = params.get("created").parse().ok();
     let created = created.filter(|_| method == Method::GET).map(|id| Created {
@@ -53,28 +52,29 @@ pub(in crate::web) async fn list(
             .shown_once()
             .take(visitor.token_hash, &id.to_string(), visitor.now),
     });
-    let told = Told {
+    let state = PageState {
         created,
-        ..Told::default()
+        ..PageState::default()
     };
-    render(&web, &visitor, offset, &told).await
+    render(&web, &visitor, offset, &state).await
 }
 
 pub(in crate::web) async fn create(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let name = sent.get("name").trim().to_owned();
     if !is_name(&name) {
-        let told = Told {
-            wrong: Some(format!(
-                "The name must have 1 to {NAME_CHARS_MAX} visible characters."
-            )),
-            sent,
-            ..Told::default()
+        let message = format!("The name must have 1 to {NAME_CHARS_MAX} visible characters.");
+        let state = PageState {
+            form: FormState {
+                message: Some(message),
+                sent,
+            },
+            ..PageState::default()
         };
-        return render(&web, &visitor, 0, &told).await;
+        return render(&web, &visitor, 0, &state).await;
     }
     let now = web.clock.now();
     let days = sent
@@ -108,7 +108,7 @@ pub(in crate::web) async fn delete(
     visitor: Visitor,
     Path(key): Path<ApiKeyId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let now = web.clock.now();
     web.store
         .delete_api_key(visitor.team_id(), key, now, Idempotent::not_recorded())
@@ -116,7 +116,7 @@ pub(in crate::web) async fn delete(
     Ok(Redirect::to("/settings/api-keys").into_response())
 }
 
-async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown {
+async fn render(web: &Web, visitor: &Visitor, offset: u64, state: &PageState) -> PageResult {
     let query = PageQuery {
         limit: LIMIT,
         offset,
@@ -128,18 +128,18 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
     let body = html! {
         div.head { h1 { "API keys" } }
         p.lead { "Programs use a key to call the API. A key has the current role of the person who created it. Deleting it revokes it immediately." }
-        @if let Some(created) = &told.created { (created_note(created, &found.items)) }
+        @if let Some(created) = &state.created { (created_note(created, &found.items)) }
         section.card.pad {
             div.head { h2 { "New key" } }
-            (ui::alert(told.wrong.as_deref()))
+            (ui::alert(state.form.message.as_deref()))
             form.row method="post" action="/settings/api-keys" {
                 (ui::form_token(visitor))
-                div.field { label for="name" { "Name" } input #name name="name" value=(told.sent.get("name")) required maxlength=(NAME_CHARS_MAX) autocomplete="off"; }
+                div.field { label for="name" { "Name" } input #name name="name" value=(state.form.sent.get("name")) required maxlength=(NAME_CHARS_MAX) autocomplete="off"; }
                 div.field {
                     label for="days" { "Expires" }
                     select #days name="days" {
                         @for (days, text) in [("", "Never"), ("7", "In 7 days"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year")] {
-                            option value=(days) selected[told.sent.get("days") == days] { (text) }
+                            option value=(days) selected[state.form.sent.get("days") == days] { (text) }
                         }
                     }
                 }
@@ -156,9 +156,8 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
             }
         }
     };
-    let status = ui::status_of(told.wrong.is_some());
     Ok(page_with_status(
-        status,
+        state.form.status(),
         visitor,
         "API keys",
         Section::Keys,

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use crate::http::path::{PathIds as _, ProviderName};
 use crate::usecase::UseCaseError;
 use crate::usecase::provider_checks::{NewProvider, checked_provider};
-use crate::web::failure::{PageError, Shown, sentence};
+use crate::web::failure::{PageError, PageResult, sentence};
 use crate::web::form::{Fields, Form};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
@@ -27,11 +27,11 @@ const KINDS: [(&str, &str); 4] = [
     ("openai_compatible", "OpenAI-compatible"),
 ];
 
-pub(in crate::web) async fn list(State(web): State<Web>, visitor: Visitor) -> Shown {
+pub(in crate::web) async fn list(State(web): State<Web>, visitor: Visitor) -> PageResult {
     render(&web, &visitor, &Fields::default(), None).await
 }
 
-async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>) -> Shown {
+async fn render(web: &Web, visitor: &Visitor, sent: &Fields, message: Option<&str>) -> PageResult {
     let rows = web.store.providers(visitor.team_id()).await?;
     let today = visitor.now.day();
     let query = UsageQuery {
@@ -53,12 +53,12 @@ async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>
         @if manages {
             section.card.pad {
                 div.head { h2 { "Set up a provider" } }
-                (ui::alert(wrong))
+                (ui::alert(message))
                 (form(visitor, sent))
             }
         }
     };
-    let status = ui::status_of(wrong.is_some());
+    let status = ui::status_of(message.is_some());
     Ok(page_with_status(
         status,
         visitor,
@@ -133,8 +133,8 @@ fn form(visitor: &Visitor, sent: &Fields) -> Markup {
     }
 }
 
-/// A refusal with the form's own names of fields.
-fn told(error: UseCaseError) -> Result<String, PageError> {
+/// The message for refused settings, with the label of the field. Other errors are passed on.
+fn message_of(error: UseCaseError) -> Result<String, PageError> {
     match error {
         UseCaseError::Invalid { field, message } => {
             let name = match field.as_str() {
@@ -153,7 +153,7 @@ pub(in crate::web) async fn put(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let new = NewProvider {
         team: visitor.team_id(),
         name: sent.get("name").trim().to_owned(),
@@ -162,14 +162,14 @@ pub(in crate::web) async fn put(
         api_key: sent.given("api_key").map(str::to_owned),
     };
     if ProviderName::read(&|_| Some(new.name.clone())).is_err() {
-        let wrong = "The name must consist of lowercase letters, digits, “_” and “-”.";
-        return render(&web, &visitor, &sent, Some(wrong)).await;
+        let message = "The name must consist of lowercase letters, digits, “_” and “-”.";
+        return render(&web, &visitor, &sent, Some(message)).await;
     }
     let put = match checked_provider(&web, new) {
         Ok(put) => put,
         Err(error) => {
-            let wrong = told(error)?;
-            return render(&web, &visitor, &sent, Some(&wrong)).await;
+            let message = message_of(error)?;
+            return render(&web, &visitor, &sent, Some(&message)).await;
         }
     };
     web.store
@@ -182,7 +182,7 @@ pub(in crate::web) async fn delete(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
         .delete_provider(

@@ -10,7 +10,7 @@ use errand_core::role::Permission;
 use errand_store::{Member, OfMember};
 use maud::{Markup, html};
 
-use crate::web::failure::{PageError, Shown};
+use crate::web::failure::{PageError, PageResult};
 use crate::web::form::{Form, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page};
@@ -47,7 +47,7 @@ pub(in crate::web) async fn rename(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let name = sent.get("name").to_owned();
     let (team, role) = (visitor.team_id(), visitor.role());
     web.store.rename_team(team, name, role).await?;
@@ -59,7 +59,7 @@ pub(in crate::web) async fn before_access(
     State(web): State<Web>,
     visitor: Visitor,
     Path(user): Path<UserId>,
-) -> Shown {
+) -> PageResult {
     let (member, keys) = web.store.member(visitor.team_id(), user).await?;
     let name = name_of(&member);
     let count = ui::counted(keys.len() as u64, "API key", "API keys");
@@ -93,7 +93,7 @@ pub(in crate::web) async fn set_access(
     visitor: Visitor,
     Path(user): Path<UserId>,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let disabled = match sent.get("disabled") {
         "yes" => true,
         "no" => false,

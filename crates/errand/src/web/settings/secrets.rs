@@ -12,7 +12,7 @@ use errand_store::{Secret, SetSecret};
 use maud::{Markup, html};
 
 use crate::usecase::secret_checks::check_secret;
-use crate::web::failure::{Shown, sentence};
+use crate::web::failure::{PageResult, sentence};
 use crate::web::form::{Form, Params};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
@@ -24,7 +24,7 @@ pub(in crate::web) async fn list(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
     render(&web, &visitor, offset, "", None).await
 }
@@ -34,8 +34,8 @@ async fn render(
     visitor: &Visitor,
     offset: u64,
     name: &str,
-    wrong: Option<&str>,
-) -> Shown {
+    message: Option<&str>,
+) -> PageResult {
     let query = PageQuery {
         limit: LIMIT,
         offset,
@@ -55,7 +55,7 @@ async fn render(
         @if manages {
             section.card.pad {
                 div.head { h2 { "Set a secret" } }
-                (ui::alert(wrong))
+                (ui::alert(message))
                 form.row method="post" action="/settings/secrets" {
                     (ui::form_token(visitor))
                     div.field { label for="name" { "Name" } input #name name="name" value=(name) placeholder="MAIL_TOKEN" required autocomplete="off"; }
@@ -74,7 +74,7 @@ async fn render(
             }
         }
     };
-    let status = ui::status_of(wrong.is_some());
+    let status = ui::status_of(message.is_some());
     Ok(page_with_status(
         status,
         visitor,
@@ -122,12 +122,12 @@ pub(in crate::web) async fn set(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let name = sent.get("name").trim().to_owned();
     let value = sent.get("value").to_owned();
     if let Err(error) = check_secret(&name, &value) {
-        let wrong = sentence(&error.to_string());
-        return render(&web, &visitor, 0, &name, Some(&wrong)).await;
+        let message = sentence(&error.to_string());
+        return render(&web, &visitor, 0, &name, Some(&message)).await;
     }
     let new = SetSecret {
         team: visitor.team_id(),
@@ -146,7 +146,7 @@ pub(in crate::web) async fn delete(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
         .delete_secret(

@@ -10,14 +10,14 @@ use axum::response::{IntoResponse as _, Redirect};
 use errand_core::id::{InvitationId, UserId};
 use errand_core::role::{Permission, Role};
 use errand_store::model::{ApiKey, PageQuery};
-use errand_store::{Idempotent, Invitation, Member, NewInvitation, OfMember};
+use errand_store::{Idempotent, Invitation, Member, NewInvitation, OfMember, StoreError};
 use http::Method;
 use maud::{Markup, html};
 
 use crate::http::error::ApiError;
 use crate::secret_key::SetUpToken;
-use crate::web::failure::{PageError, Shown, told};
-use crate::web::form::{Fields, Form, Params, Path};
+use crate::web::failure::{PageError, PageResult};
+use crate::web::form::{Fields, Form, FormState, Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page, page_with_status};
 use crate::web::{Web, ui};
@@ -25,13 +25,23 @@ use crate::web::{Web, ui};
 const LIMIT: u32 = 50;
 const DAY_MS: u64 = 86_400_000;
 
-/// Messages on the page.
+/// The state of the page besides the list: the form and, once, the link of a new invitation.
 #[derive(Default)]
-struct Told {
-    /// The link of a new invitation. The inner `None` means that it was already shown.
+struct PageState {
+    /// The link of a new invitation. The inner `None` means that it was already displayed.
     link: Option<Option<String>>,
-    wrong: Option<String>,
-    sent: Fields,
+    /// The form for invitations. Its message may also be about a member.
+    form: FormState,
+}
+
+impl PageState {
+    /// The page after an error that the person can do something about.
+    fn refused(error: StoreError, sent: Fields) -> Result<Self, PageError> {
+        Ok(Self {
+            link: None,
+            form: FormState::refused(error.into(), sent)?,
+        })
+    }
 }
 
 pub(in crate::web) async fn show(
@@ -39,25 +49,25 @@ pub(in crate::web) async fn show(
     visitor: Visitor,
     Params(params): Params,
     method: Method,
-) -> Shown {
+) -> PageResult {
     let offset = params.get("offset").parse().unwrap_or(0);
     let invited: Option<InvitationId> = params.get("invited").parse().ok();
     let link = invited.filter(|_| method == Method::GET).map(|id| {
         web.shown_once()
             .take(visitor.token_hash, &id.to_string(), visitor.now)
     });
-    let told = Told {
+    let state = PageState {
         link,
-        ..Told::default()
+        ..PageState::default()
     };
-    render(&web, &visitor, offset, &told).await
+    render(&web, &visitor, offset, &state).await
 }
 
 pub(in crate::web) async fn invite(
     State(web): State<Web>,
     visitor: Visitor,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let now = web.clock.now();
     let token = SetUpToken::generate().map_err(ApiError::internal)?;
     let days: u64 = sent.get("days").parse().unwrap_or(7);
@@ -78,12 +88,8 @@ pub(in crate::web) async fn invite(
         .create_invitation(new, Idempotent::not_recorded())
         .await
     {
-        let told = Told {
-            wrong: Some(told(error.into())?),
-            sent,
-            ..Told::default()
-        };
-        return render(&web, &visitor, 0, &told).await;
+        let state = PageState::refused(error, sent)?;
+        return render(&web, &visitor, 0, &state).await;
     }
     let link = format!("{}/join/{}", web.settings.public_url, token.expose());
     web.shown_once().keep(visitor.token_hash, &id, &link, now);
@@ -95,7 +101,7 @@ pub(in crate::web) async fn take_back(
     visitor: Visitor,
     Path(invitation): Path<InvitationId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let (team, now) = (visitor.team_id(), web.clock.now());
     web.store
         .delete_invitation(team, invitation, now, Idempotent::not_recorded())
@@ -118,7 +124,7 @@ pub(in crate::web) async fn change_role(
     visitor: Visitor,
     Path(user): Path<UserId>,
     Form(sent): Form,
-) -> Shown {
+) -> PageResult {
     let role = Role::parse(sent.get("role")).ok_or_else(PageError::not_found)?;
     // The person confirmed a change from one role to another. If the role changed meanwhile, they are asked again.
     let (member, _) = web.store.member(visitor.team_id(), user).await?;
@@ -133,11 +139,8 @@ pub(in crate::web) async fn change_role(
     match changed {
         Ok(_) => Ok(Redirect::to("/settings/team").into_response()),
         Err(error) => {
-            let told = Told {
-                wrong: Some(told(error.into())?),
-                ..Told::default()
-            };
-            render(&web, &visitor, 0, &told).await
+            let state = PageState::refused(error, Fields::default())?;
+            render(&web, &visitor, 0, &state).await
         }
     }
 }
@@ -148,7 +151,7 @@ pub(in crate::web) async fn before_change(
     visitor: Visitor,
     Path(user): Path<UserId>,
     Params(params): Params,
-) -> Shown {
+) -> PageResult {
     let (member, _) = web.store.member(visitor.team_id(), user).await?;
     let to = Role::parse(params.get("to")).filter(|role| roles(&visitor).contains(role));
     let Some(to) = to.filter(|to| *to != member.role) else {
@@ -182,7 +185,7 @@ pub(in crate::web) async fn before_removal(
     State(web): State<Web>,
     visitor: Visitor,
     Path(user): Path<UserId>,
-) -> Shown {
+) -> PageResult {
     let (member, keys) = web.store.member(visitor.team_id(), user).await?;
     let body = html! {
         div.crumbs { a href="/settings/team" { "Team" } }
@@ -228,7 +231,7 @@ pub(in crate::web) async fn remove(
     visitor: Visitor,
     Path(user): Path<UserId>,
     Form(_): Form,
-) -> Shown {
+) -> PageResult {
     let removed = web
         .store
         .remove(of(&visitor, user), Idempotent::not_recorded())
@@ -237,11 +240,8 @@ pub(in crate::web) async fn remove(
         Ok(_) if user == visitor.user_id() => Ok(Redirect::to("/").into_response()),
         Ok(_) => Ok(Redirect::to("/settings/team").into_response()),
         Err(error) => {
-            let told = Told {
-                wrong: Some(told(error.into())?),
-                ..Told::default()
-            };
-            render(&web, &visitor, 0, &told).await
+            let state = PageState::refused(error, Fields::default())?;
+            render(&web, &visitor, 0, &state).await
         }
     }
 }
@@ -253,7 +253,7 @@ fn name_of(member: &Member) -> &str {
         .unwrap_or("the unclaimed owner account")
 }
 
-async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown {
+async fn render(web: &Web, visitor: &Visitor, offset: u64, state: &PageState) -> PageResult {
     let team = visitor.team_id();
     let query = PageQuery {
         limit: LIMIT,
@@ -275,8 +275,8 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
     let shown = members.items.len() as u64;
     let body = html! {
         div.head { h1 { "Team" } span.dim { (ui::counted(members.total, "member", "members")) } }
-        (ui::alert(told.wrong.as_deref()))
-        @if let Some(link) = &told.link {
+        (ui::alert(state.form.message.as_deref()))
+        @if let Some(link) = &state.link {
             div.note.good role="status" {
                 @match link {
                     Some(link) => {
@@ -293,15 +293,14 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
         }
         (super::people::name_form(visitor))
         @if manages {
-            (invite_form(visitor, &told.sent))
+            (invite_form(visitor, &state.form.sent))
             @if !open.is_empty() {
                 section { div.head { h2 { "Pending invitations" } } div.card { (invitations_table(visitor, &open, &makers)) } }
             }
         }
     };
-    let status = ui::status_of(told.wrong.is_some());
     Ok(page_with_status(
-        status,
+        state.form.status(),
         visitor,
         "Team",
         Section::Team,

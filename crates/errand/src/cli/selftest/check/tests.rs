@@ -46,8 +46,8 @@ fn message(planned: &Planned, at: usize, kind: &str, is_last: bool) -> MessageBo
     serde_json::from_value(body).unwrap()
 }
 
-fn event(number: u64, kind: &str, id: &str, status: Option<&str>) -> EventSeen {
-    EventSeen {
+fn event(number: u64, kind: &str, id: &str, status: Option<&str>) -> ObservedEvent {
+    ObservedEvent {
         number,
         kind: kind.to_owned(),
         id: id.to_owned(),
@@ -105,7 +105,7 @@ fn whole(planned: &Planned) -> (Record, Vec<Delivery>) {
     let deliveries = deliveries.collect();
     let files = expected.files.iter();
     let files = files.map(|(path, possible)| (path.clone(), possible[0].clone()));
-    let seen = Seen {
+    let seen = ObservedRun {
         status: expected.status.to_owned(),
         note: String::new(),
         asks: false,
@@ -140,7 +140,7 @@ fn evidence() -> Evidence {
 }
 
 impl Evidence {
-    fn seen(&mut self, run: usize) -> &mut Seen {
+    fn seen(&mut self, run: usize) -> &mut ObservedRun {
         self.runs[run].seen.as_mut().unwrap()
     }
 }

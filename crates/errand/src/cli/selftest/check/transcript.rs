@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use errand_core::wire::MessageBody;
 
-use super::{EventSeen, FaultKind, Findings, Seen};
+use super::{FaultKind, Findings, ObservedEvent, ObservedRun};
 
 /// Checks a run that ended as expected.
-pub(super) fn check(seen: &Seen, findings: &mut Findings<'_>) {
+pub(super) fn check(seen: &ObservedRun, findings: &mut Findings<'_>) {
     messages(seen, findings);
     calls(&seen.messages, findings);
     requests(&seen.messages, findings);
@@ -15,7 +15,7 @@ pub(super) fn check(seen: &Seen, findings: &mut Findings<'_>) {
     announced_messages(seen, findings);
 }
 
-fn messages(seen: &Seen, findings: &mut Findings<'_>) {
+fn messages(seen: &ObservedRun, findings: &mut Findings<'_>) {
     let all = &seen.messages;
     let total = usize::try_from(seen.messages_total).unwrap_or(usize::MAX);
     findings.count("messages on its transcript pages", all.len(), total);
@@ -119,11 +119,11 @@ fn requests(messages: &[MessageBody], findings: &mut Findings<'_>) {
 }
 
 /// Events are numbered from 1 without gaps.
-fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
+fn events(events: &[ObservedEvent], findings: &mut Findings<'_>) {
     if events.is_empty() {
         findings.add(FaultKind::Lost, "it has no events");
     }
-    for (expected, EventSeen { number, .. }) in (1..).zip(events) {
+    for (expected, ObservedEvent { number, .. }) in (1..).zip(events) {
         if *number != expected {
             let what = if *number < expected {
                 FaultKind::Repeated
@@ -137,7 +137,7 @@ fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
 }
 
 /// The events announce each message once, in order.
-fn announced_messages(seen: &Seen, findings: &mut Findings<'_>) {
+fn announced_messages(seen: &ObservedRun, findings: &mut Findings<'_>) {
     let texts = seen
         .events
         .iter()

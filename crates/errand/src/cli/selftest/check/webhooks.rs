@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{EventSeen, FaultKind, Findings, Seen};
+use super::{FaultKind, Findings, ObservedEvent, ObservedRun};
 use crate::cli::selftest::receiver::{Delivery, WebhookContent};
 
 /// Checks the webhooks of a run, whether or not it has ended.
-pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
+pub(super) fn check(seen: &ObservedRun, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
     let mut by_id: BTreeMap<&str, Vec<&Delivery>> = BTreeMap::new();
     for delivery in deliveries {
         by_id.entry(&delivery.id).or_default().push(delivery);
@@ -78,13 +78,13 @@ fn one_event<'d>(
 }
 
 /// Numbers of the events that must have a webhook: each request and each end.
-fn due(events: &[EventSeen]) -> BTreeSet<u64> {
-    let ends = |event: &EventSeen| {
+fn due(events: &[ObservedEvent]) -> BTreeSet<u64> {
+    let ends = |event: &ObservedEvent| {
         let status = event.status.as_deref();
         event.kind == "run.updated"
             && matches!(status, Some("completed" | "failed" | "interrupted"))
     };
-    let due = |event: &&EventSeen| event.kind == "human_request.created" || ends(event);
+    let due = |event: &&ObservedEvent| event.kind == "human_request.created" || ends(event);
     events
         .iter()
         .filter(due)

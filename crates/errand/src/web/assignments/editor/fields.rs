@@ -7,7 +7,7 @@ use errand_core::policy;
 use errand_store::Connection;
 use serde_json::{Map, Value, json};
 
-use super::Wrong;
+use super::FieldError;
 use crate::web::assignments::yaml;
 use crate::web::form::Fields;
 
@@ -58,7 +58,7 @@ pub(super) fn of_config(config: &Value, connections: &[Connection]) -> Fields {
     }
     let inside = |of: &str, name: &str| {
         let value = data.get(of).and_then(|object| object.get(name));
-        value.map(shown).unwrap_or_default()
+        value.map(plain_text).unwrap_or_default()
     };
     fields.set("expires_in", &inside("human_requests", "expires_in"));
     fields.set("on_expire", &inside("human_requests", "on_expire"));
@@ -157,7 +157,7 @@ pub(in crate::web::assignments) fn yaml(value: &Value) -> String {
     serde_saphyr::to_string(value).unwrap_or_else(|_| crate::web::text::pretty(value))
 }
 
-fn shown(value: &Value) -> String {
+fn plain_text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -182,7 +182,7 @@ fn instructions_of(data: &Map<String, Value>) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(list)) => match list.as_slice() {
             [one] if one.get("role").and_then(Value::as_str) == Some("system") => {
-                one.get("content").map(shown).unwrap_or_default()
+                one.get("content").map(plain_text).unwrap_or_default()
             }
             _ => String::new(),
         },
@@ -208,7 +208,7 @@ pub(super) fn to_config(
     sent: &Fields,
     base: Value,
     connections: &[Connection],
-) -> Result<Value, Wrong> {
+) -> Result<Value, FieldError> {
     let mut config = base;
     let data = match config.get_mut("data").and_then(Value::as_object_mut) {
         Some(data) => data,
@@ -258,7 +258,7 @@ pub(super) fn to_config(
             Some(text) => {
                 let number: serde_json::Number = text
                     .parse()
-                    .map_err(|_| Wrong::new(&field, "Must be a number."))?;
+                    .map_err(|_| FieldError::new(&field, "Must be a number."))?;
                 limits.insert(name.to_owned(), Value::Number(number));
             }
         }
@@ -300,16 +300,16 @@ fn set_text(object: &mut Map<String, Value>, name: &str, text: Option<&str>) {
     };
 }
 
-fn set_playbook(data: &mut Map<String, Value>, sent: &Fields) -> Result<(), Wrong> {
+fn set_playbook(data: &mut Map<String, Value>, sent: &Fields) -> Result<(), FieldError> {
     let text = sent.get("playbook").replace("\r\n", "\n");
     if text.trim().is_empty() {
         data.remove("playbook");
         return Ok(());
     }
-    let playbook: Value = yaml::parse(&text).map_err(|wrong| Wrong {
+    let playbook: Value = yaml::parse(&text).map_err(|error| FieldError {
         field: "playbook".to_owned(),
-        message: wrong.message,
-        line: wrong.line,
+        message: error.message,
+        line: error.line,
     })?;
     // A list without a mapping around it is the steps.
     let playbook = if playbook.is_array() {
@@ -442,8 +442,8 @@ mod tests {
     fn invalid_yaml_names_its_line() {
         let mut fields = of_config(&config(), &[]);
         fields.set("playbook", "steps:\n  - say: [unclosed\n");
-        let wrong = to_config(&fields, config(), &[]).err().unwrap();
-        assert_eq!(wrong.field, "playbook");
-        assert!(wrong.line.is_some(), "{}", wrong.message);
+        let error = to_config(&fields, config(), &[]).err().unwrap();
+        assert_eq!(error.field, "playbook");
+        assert!(error.line.is_some(), "{}", error.message);
     }
 }
