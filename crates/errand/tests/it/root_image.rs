@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/root-image");
 
-/// What the script needs besides the tools that it calls.
+/// The programs that the script needs besides the tools that build the root.
 const COMMANDS: [&str; 14] = [
     "bash", "basename", "cat", "chmod", "cut", "dirname", "du", "find", "mkdir", "mktemp", "mv",
     "realpath", "rm", "timeout",
@@ -138,7 +138,7 @@ fn a_root_that_cannot_be_built_leaves_nothing() {
 #[test]
 fn layers_of_an_image_are_unpacked() {
     let place = Place::new();
-    // What is copied is what `umoci` is given, and its last argument is the directory to make.
+    // skopeo writes the image where umoci reads it; the last argument of umoci is the directory to create.
     place.add(
         "skopeo",
         "#!/usr/bin/env bash\nset -e\nfor last; do :; done\nlast=${last#oci:}\nmkdir \"${last%:latest}\"\necho \"$3\" >\"${last%:latest}/source\"\n",

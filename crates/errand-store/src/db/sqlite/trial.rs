@@ -44,7 +44,7 @@ pub struct Trial {
     pub faults: Option<Arc<dyn Faults>>,
     /// Do not sync. After a crash of the program the result is the same; only a crash of the machine needs it.
     pub unsynced: bool,
-    /// One pooled reader, whatever the options say: each costs an opening of the database.
+    /// One pooled reader, regardless of the options, because each costs an opening of the database.
     pub one_reader: bool,
     /// No threads and no syncs: every operation runs on its caller's task, so that the same order of calls gives the
     /// same order of everything.
