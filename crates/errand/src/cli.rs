@@ -4,7 +4,7 @@
 //! - `serve`, `config`, `demo` and `selftest` run a server or describe its settings.
 //! - `keys`, `users`, `teams`, `secrets`, `backup`, `restore` and `doctor` work on the server's machine, with its data
 //!   directory ([`crate::admin`]).
-//! - `agents`, `builds`, `connections`, `runs`, `sandboxes` and `webhooks` use the API ([`crate::client`]), with
+//! - `agents`, `builds`, `connections`, `runs`, `sandboxes` and `webhooks` use the API ([`errand_client`]), with
 //!   `ERRAND_API_KEY` and `ERRAND_URL`. Exceptions are `runs repair` and `webhooks secret`, which work with the data
 //!   directory.
 //!
@@ -16,6 +16,7 @@ pub mod out;
 
 mod agents;
 mod answers;
+mod api_error;
 mod assignment;
 mod backup;
 mod builds;
@@ -47,9 +48,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use errand_core::warning::Warning;
+use errand_client::{Client, RetryPolicy, Warning};
 
-use crate::client::Client;
 use crate::config::{self as settings, Config, Flags};
 use out::{Out, Style, display};
 
@@ -179,8 +179,16 @@ impl CommandContext {
             "ERRAND_API_KEY is not set; on the server's machine, \
              `export ERRAND_API_KEY=$(errand keys create --name NAME)` makes a key",
         )?;
-        Ok(Client::new(url, key)?)
+        Ok(api_client(url, key)?)
     }
+}
+
+/// Calls are not repeated: a person sees an error at once, and repeats the command if that helps.
+fn api_client(url: &str, key: &str) -> Result<Client, errand_client::Error> {
+    Client::builder(url, key)
+        .retry(RetryPolicy::never())
+        .user_agent(concat!("errand/", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 /// Runs the command line. Errors have been printed when this returns.
@@ -207,7 +215,8 @@ pub fn run(cli: Cli) -> Result<(), Failed> {
         // The reader of the output has closed it, like `head` does.
         Err(error) if is_broken_pipe(&error) => Ok(()),
         Err(error) => {
-            Out::new(cli.json).error(error.as_ref());
+            let text = api_error::chain_with_advice(error.as_ref());
+            Out::new(cli.json).error(&text);
             Err(Failed)
         }
     }

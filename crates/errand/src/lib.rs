@@ -5,7 +5,6 @@ pub mod api;
 pub mod app;
 pub mod backup;
 pub mod cli;
-pub mod client;
 pub mod config;
 mod connections;
 mod descriptors;

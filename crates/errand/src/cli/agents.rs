@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use errand_core::id::AgentId;
+use errand_client::{AgentDetails, AgentId, Client, PageRequest, Reply};
 
 use super::out::display;
 use super::{CommandContext, RemoteServer, assignment, warn};
-use crate::client::{AgentReply, Client, Reply};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -53,6 +52,12 @@ pub(super) struct Paging {
     pub(super) offset: u64,
 }
 
+impl Paging {
+    pub(super) fn request(&self) -> PageRequest {
+        PageRequest::of(self.limit).offset(self.offset)
+    }
+}
+
 pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     match command {
@@ -62,25 +67,21 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&created.text)?);
             }
-            warn(with, &created.value.warnings)?;
-            out.line(&created.value.agent.id)?;
+            warn(with, &created.warnings)?;
+            out.line(created.agent.id.as_str())?;
         }
         Command::List { page, remote } => {
-            let list = with
-                .client(&remote)?
-                .agents(page.limit, page.offset)
-                .await?;
+            let list = with.client(&remote)?.agents(page.request()).await?;
             if out.json() {
                 return Ok(out.json_text(&list.text)?);
             }
-            let shown = list.value.agents.len();
-            let rows = list
-                .value
-                .agents
-                .into_iter()
-                .map(|agent| [agent.id, agent.name, agent.created_at]);
+            let (shown, total) = (list.items.len(), list.total);
+            let rows = list.into_value().into_iter().map(|agent| {
+                let created = agent.created_at.to_string();
+                [agent.id.into(), agent.name, created]
+            });
             out.table(&["id", "name", "created"], rows)?;
-            note_more(with, shown, page.offset, list.value.total)?;
+            note_more(with, shown, page.offset, total)?;
         }
         Command::Get { agent, remote } => {
             let client = with.client(&remote)?;
@@ -96,16 +97,16 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
     Ok(())
 }
 
-fn show(with: &CommandContext, reply: &Reply<AgentReply>) -> Result<()> {
+fn show(with: &CommandContext, reply: &Reply<AgentDetails>) -> Result<()> {
     let out = &with.out;
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
     }
-    let AgentReply { agent, build, .. } = &reply.value;
+    let AgentDetails { agent, build, .. } = &reply.value;
     let mut rows = vec![
-        ["id".to_owned(), agent.id.clone()],
+        ["id".to_owned(), agent.id.to_string()],
         ["name".to_owned(), agent.name.clone()],
-        ["created".to_owned(), agent.created_at.clone()],
+        ["created".to_owned(), agent.created_at.to_string()],
     ];
     match build {
         Some(build) => rows.push([
@@ -145,9 +146,9 @@ pub(super) fn note_more(
 ///
 /// # Errors
 /// No agent has the name, or several agents have it.
-pub(super) async fn id_of(client: &Client, agent: &str) -> Result<String> {
-    if agent.parse::<AgentId>().is_ok() {
-        return Ok(agent.to_owned());
+pub(super) async fn id_of(client: &Client, agent: &str) -> Result<AgentId> {
+    if agent.parse::<errand_core::id::AgentId>().is_ok() {
+        return Ok(agent.into());
     }
     let named = client.agents_named(agent).await?;
     match named.as_slice() {

@@ -4,14 +4,14 @@
 //! answer alone is sufficient. Several answers to one question become a list, if the question accepts several.
 
 use anyhow::{Result, bail};
-use errand_core::wire::QuestionBody;
+use errand_client::Question;
 use serde_json::{Map, Value, json};
 
 /// The `answers` of a response. `questions`: the open questions; empty if they are unknown.
 ///
 /// # Errors
 /// An argument matches no question, or a question that accepts one answer has two.
-pub(super) fn parse(arguments: &[String], questions: &[QuestionBody]) -> Result<Value> {
+pub(super) fn parse(arguments: &[String], questions: &[Question]) -> Result<Map<String, Value>> {
     let mut answers = Map::new();
     for argument in arguments {
         let (question, answer) = split(argument, questions)?;
@@ -25,11 +25,11 @@ pub(super) fn parse(arguments: &[String], questions: &[QuestionBody]) -> Result<
             Some(_) => bail!("{question:?} has two answers, but accepts only one"),
         }
     }
-    Ok(Value::Object(answers))
+    Ok(answers)
 }
 
-fn split<'a>(argument: &'a str, questions: &'a [QuestionBody]) -> Result<(&'a str, &'a str)> {
-    let answered = |question: &'a QuestionBody| {
+fn split<'a>(argument: &'a str, questions: &'a [Question]) -> Result<(&'a str, &'a str)> {
+    let answered = |question: &'a Question| {
         let answer = argument
             .strip_prefix(question.question.as_str())?
             .strip_prefix('=')?;
@@ -64,19 +64,14 @@ fn split<'a>(argument: &'a str, questions: &'a [QuestionBody]) -> Result<(&'a st
 mod tests {
     use super::*;
 
-    fn question(text: &str, multi_select: bool) -> QuestionBody {
+    fn question(text: &str, multi_select: bool) -> Question {
         let value = json!({ "question": text, "multi_select": multi_select });
         serde_json::from_value(value).unwrap()
     }
 
-    fn of(arguments: &[&str], questions: &[QuestionBody]) -> Result<Value> {
-        parse(
-            &arguments
-                .iter()
-                .map(|text| (*text).to_owned())
-                .collect::<Vec<_>>(),
-            questions,
-        )
+    fn of(arguments: &[&str], questions: &[Question]) -> Result<Value> {
+        let arguments: Vec<_> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        parse(&arguments, questions).map(Value::Object)
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::{Map, Value, json};
+use errand_client::{BuildId, Promotion};
+use serde_json::json;
 
 use super::agents::{Paging, id_of, note_more};
 use super::out::display;
@@ -28,7 +29,7 @@ pub(super) enum Command {
     /// Make a build the live one, which new runs use
     Promote {
         /// ID of the build
-        build: String,
+        build: BuildId,
         /// Also rename the build
         #[arg(long)]
         name: Option<String>,
@@ -50,7 +51,7 @@ pub(super) enum Command {
     /// Show a build's configuration
     Get {
         /// ID of the build
-        build: String,
+        build: BuildId,
         #[command(flatten)]
         remote: RemoteServer,
     },
@@ -76,8 +77,8 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&created.text)?);
             }
-            warn(with, &created.value.warnings)?;
-            out.line(&created.value.build.id)?;
+            warn(with, &created.warnings)?;
+            out.line(created.build.id.as_str())?;
         }
         Command::Promote {
             build,
@@ -85,16 +86,11 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             description,
             remote,
         } => {
-            let given = [
-                ("revision_name", name),
-                ("revision_description", description),
-            ];
-            let body: Map<String, Value> = given
-                .into_iter()
-                .filter_map(|(field, value)| Some((field.to_owned(), json!(value?))))
-                .collect();
+            let mut promotion = Promotion::new();
+            promotion.revision_name = name;
+            promotion.revision_description = description;
             let client = with.client(&remote)?;
-            let promoted = client.promote_build(&build, &body.into()).await?;
+            let promoted = client.promote_build(&build, &promotion).await?;
             if out.json() {
                 return Ok(out.json_text(&promoted.text)?);
             }
@@ -107,33 +103,30 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
         } => {
             let client = with.client(&remote)?;
             let list = client
-                .builds(&id_of(&client, &agent).await?, page.limit, page.offset)
+                .builds(&id_of(&client, &agent).await?, page.request())
                 .await?;
             if out.json() {
                 return Ok(out.json_text(&list.text)?);
             }
-            let shown = list.value.builds.len();
-            let rows = list.value.builds.into_iter();
-            let rows = rows.map(|build| {
+            let (shown, total) = (list.items.len(), list.total);
+            let rows = list.into_value().into_iter().map(|build| {
                 [
-                    build.id,
+                    build.id.into(),
                     build.number.to_string(),
-                    build.status,
+                    build.status.to_string(),
                     build.name,
-                    build.created_at,
+                    build.created_at.to_string(),
                 ]
             });
             out.table(&["id", "number", "status", "name", "created"], rows)?;
-            note_more(with, shown, page.offset, list.value.total)?;
+            note_more(with, shown, page.offset, total)?;
         }
         Command::Get { build, remote } => {
             let build = with.client(&remote)?.build(&build).await?;
             if out.json() {
                 return Ok(out.json_text(&build.text)?);
             }
-            out.line(&display(&serde_json::to_string_pretty(
-                &build.value.build.config,
-            )?))?;
+            out.line(&display(&serde_json::to_string_pretty(&build.config)?))?;
         }
     }
     Ok(())

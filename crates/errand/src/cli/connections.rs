@@ -2,13 +2,11 @@
 
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use errand_core::connection::{ToolSettings, connection_of};
-use errand_core::id::ConnectionId;
+use errand_client::{Client, Connection, ConnectionDetails, ConnectionId, ToolSettings, Transport};
+use errand_core::connection::connection_of;
 
 use super::agents::{Paging, note_more};
 use super::{CommandContext, RemoteServer, warn};
-use crate::client::Client;
-use crate::client::connections::{ConnectionLine, ConnectionReply, TransportLine};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -90,13 +88,13 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
         Command::Probe(ConnectionArgs { connection, remote }) => {
             let client = with.client(&remote)?;
             let id = id_of(&client, &connection).await?;
-            let probed = client.probe(&id).await?;
+            let probed = client.probe_connection(&id).await?;
             if out.json() {
                 out.json_text(&probed.text)?;
             } else {
                 show(&probed.value, with)?;
             }
-            match probed.value.error {
+            match probed.into_value().error {
                 None => Ok(()),
                 Some(error) => bail!("the connection's server could not be reached: {error}"),
             }
@@ -107,44 +105,44 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
 
 async fn list(page: &Paging, remote: &RemoteServer, with: &CommandContext) -> Result<()> {
     let out = &with.out;
-    let list = with
-        .client(remote)?
-        .connections(page.limit, page.offset)
-        .await?;
+    let list = with.client(remote)?.connections(page.request()).await?;
     if out.json() {
         return Ok(out.json_text(&list.text)?);
     }
-    let shown = list.value.connections.len();
-    let rows = list.value.connections.into_iter().map(|connection| {
+    let (shown, total) = (list.items.len(), list.total);
+    let rows = list.into_value().into_iter().map(|connection| {
         let tools = connection.tools.as_ref();
         let tools = tools.map_or_else(|| "-".to_owned(), |tools| tools.len().to_string());
         [
-            connection.id,
-            connection.name,
+            connection.id.to_string(),
+            connection.name.clone(),
             place(&connection.transport),
             tools,
-            connection.probed_at.unwrap_or_else(|| "never".to_owned()),
+            probed(&connection),
         ]
     });
     out.table(&["id", "name", "server", "tools", "probed"], rows)?;
-    note_more(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, total)
 }
 
-fn place(transport: &TransportLine) -> String {
-    let TransportLine { kind, url, command } = transport;
-    let at = url.as_deref().or(command.as_deref()).unwrap_or_default();
-    format!("{kind} {at}")
+fn place(transport: &Transport) -> String {
+    let at = transport.url.as_deref().or(transport.command.as_deref());
+    format!("{} {}", transport.kind, at.unwrap_or_default())
 }
 
-fn show(reply: &ConnectionReply, with: &CommandContext) -> Result<()> {
+fn probed(connection: &Connection) -> String {
+    let at = connection.probed_at;
+    at.map_or_else(|| "never".to_owned(), |at| at.to_string())
+}
+
+fn show(reply: &ConnectionDetails, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let connection = &reply.connection;
-    let probed = connection.probed_at.as_deref().unwrap_or("never");
     let rows = [
-        ("id", connection.id.clone()),
+        ("id", connection.id.to_string()),
         ("name", connection.name.clone()),
         ("server", place(&connection.transport)),
-        ("probed", probed.to_owned()),
+        ("probed", probed(connection)),
     ]
     .map(|(name, value)| [name.to_owned(), value]);
     out.table(&["connection", ""], rows)?;
@@ -152,7 +150,7 @@ fn show(reply: &ConnectionReply, with: &CommandContext) -> Result<()> {
     warn(with, &reply.warnings)
 }
 
-fn show_tools(connection: &ConnectionLine, with: &CommandContext) -> Result<()> {
+fn show_tools(connection: &Connection, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let Some(tools) = &connection.tools else {
         return Ok(out.note("Tools not loaded yet; run `errand connections probe`.")?);
@@ -164,7 +162,7 @@ fn show_tools(connection: &ConnectionLine, with: &CommandContext) -> Result<()> 
             tool.name.clone(),
             match &tool.refused {
                 Some(why) => format!("refused: {why}"),
-                None => tool.policy.clone(),
+                None => tool.policy.to_string(),
             },
             yes_or_no(tool.trusted),
             yes_or_no(tool.open_world),
@@ -178,7 +176,7 @@ fn show_tools(connection: &ConnectionLine, with: &CommandContext) -> Result<()> 
 async fn set_tool(args: SetTool, with: &CommandContext) -> Result<()> {
     let client = with.client(&args.remote)?;
     let id = id_of(&client, &args.connection).await?;
-    let connection = client.connection(&id).await?.value.connection;
+    let connection = client.connection(&id).await?.into_value().connection;
     let tool = if connection_of(&args.tool) == Some(connection.name.as_str()) {
         args.tool
     } else {
@@ -217,12 +215,12 @@ async fn set_tool(args: SetTool, with: &CommandContext) -> Result<()> {
 ///
 /// # Errors
 /// No connection has the name.
-async fn id_of(client: &Client, connection: &str) -> Result<String> {
-    if connection.parse::<ConnectionId>().is_ok() {
-        return Ok(connection.to_owned());
+async fn id_of(client: &Client, connection: &str) -> Result<ConnectionId> {
+    if connection.parse::<errand_core::id::ConnectionId>().is_ok() {
+        return Ok(connection.into());
     }
     match client.connection_named(connection).await? {
-        Some(id) => Ok(id),
+        Some(found) => Ok(found.id),
         None => bail!(
             "no connection is named {connection:?}; `errand connections list` lists all connections"
         ),

@@ -11,14 +11,12 @@ mod server;
 use std::io;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use errand_core::wire::{PendingRequestBody, RunBody};
-use futures::TryStreamExt as _;
-use serde_json::json;
+use errand_client::{Answer, Client, HumanRequest, NewRun, RequestKind, Run};
 
 use super::follow::{Follow, FollowEvent, check_completed};
 use super::out::{Out, Style, display};
+use super::transcript::ms_since;
 use super::{CommandContext, assignment, terminal};
-use crate::client::Client;
 use receiver::Receiver;
 use server::Server;
 
@@ -88,33 +86,23 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
     let agent = client
         .create_agent(&assignment::parse(ASSIGNMENT)?)
         .await?
-        .value
+        .into_value()
         .agent;
     say(&format!(
         "  agent    {}  {}, from examples/invoices.yaml",
         agent.id, agent.name
     ))?;
-    let sandbox = client.create_sandbox().await?.value.sandbox_id;
-    let file = client
-        .upload(
-            &sandbox,
-            INVOICES_PATH,
-            INVOICES.len() as u64,
-            INVOICES.into(),
-        )
-        .await?
-        .value;
+    let sandbox = client.create_sandbox().await?.into_value().sandbox_id;
+    let file = client.upload(&sandbox, INVOICES_PATH, INVOICES).await?;
     say(&format!(
         "  sandbox  {sandbox}  with {} ({} bytes)",
         file.path, file.size_bytes
     ))?;
-    let body = json!({
-        "agent_id": agent.id,
-        "sandbox_id": sandbox,
-        "message": MESSAGE,
-        "webhook_url": receiver.url(),
-    });
-    let run = client.start_run(&body).await?.value.run;
+    let new = NewRun::of(agent.id)
+        .sandbox_id(sandbox.clone())
+        .message(MESSAGE)
+        .webhook_url(receiver.url());
+    let run = client.start_run(&new).await?.into_value();
     say(&format!(
         "  run      {}  with webhooks to {}\n",
         run.id,
@@ -122,9 +110,9 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
     ))?;
 
     follow(client, &run, args, out).await?;
-    let run = client.run(&run.id.to_string()).await?.value.run;
+    let run = client.run(&run.id).await?.into_value().run;
     check_completed(&run)?;
-    let webhook = receiver.ended(&run.id.to_string()).await?;
+    let webhook = receiver.ended(&run.id).await?;
     say(&format!(
         "\n{} webhook {} received, signature verified ({})",
         out.paint(Style::Green, "✓"),
@@ -132,15 +120,12 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
         webhook.id
     ))?;
 
-    let (_, pieces) = client
+    let report = client
         .download(&sandbox, REPORT_PATH)
         .await
         .context("the result file cannot be downloaded")?;
-    let report = pieces.try_fold(Vec::new(), |mut all, piece| async move {
-        all.extend_from_slice(&piece);
-        Ok(all)
-    });
-    let report = String::from_utf8_lossy(&report.await?).into_owned();
+    let report = report.into_bytes().await?;
+    let report = String::from_utf8_lossy(&report);
     say(&format!(
         "{} result file {REPORT_PATH}\n",
         out.paint(Style::Green, "✓")
@@ -150,7 +135,7 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
     }
     let took_ms = run
         .completed_at
-        .map_or(0, |end| end.ms_since(run.created_at));
+        .map_or(0, |end| ms_since(end, run.created_at));
     let line = format!("run {} completed in {took_ms} ms", run.id);
     say(&format!("\n{}\n", out.paint(Style::Bold, &line)))?;
     say(&out.paint(Style::Dim, "The same steps with curl and jq:"))?;
@@ -161,27 +146,21 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
     Ok(())
 }
 
-async fn follow(client: &Client, run: &RunBody, args: &Args, out: &Out) -> Result<()> {
-    let id = run.id.to_string();
-    let mut follow = Follow::new(client, &id, run.created_at, out);
+async fn follow(client: &Client, run: &Run, args: &Args, out: &Out) -> Result<()> {
+    let mut follow = Follow::new(client, &run.id, run.created_at, out);
     while let Some(moment) = follow.next().await? {
         let FollowEvent::Asked(request) = moment else {
             continue;
         };
         let approved = args.yes || asked_on_terminal(&request, out).await?;
-        client
-            .respond(
-                &id,
-                &request.id.to_string(),
-                &json!({ "approved": approved }),
-            )
-            .await?;
+        let answer = Answer::approved(approved);
+        client.respond(&run.id, &request.id, &answer).await?;
     }
     Ok(())
 }
 
-async fn asked_on_terminal(request: &PendingRequestBody, out: &Out) -> Result<bool> {
-    if request.kind != "approval" {
+async fn asked_on_terminal(request: &HumanRequest, out: &Out) -> Result<bool> {
+    if request.kind != RequestKind::Approval {
         bail!("the run asks a question, but the demo can only answer approvals");
     }
     loop {

@@ -1,21 +1,19 @@
 //! Prints a run's transcript while it grows.
 
-use anyhow::{Context as _, Result, bail};
-use errand_core::run::Status;
-use errand_core::time::Timestamp;
-use errand_core::wire::{MessageBody, PendingRequestBody, RunBody};
-use serde::de::DeserializeOwned;
+use anyhow::{Result, bail};
+use errand_client::{
+    Client, EventBody, Events, HumanRequest, RequestKind, Run, RunId, RunStatus, Timestamp,
+    WaitKind,
+};
 use serde_json::json;
 
 use super::out::{Out, Style};
 use super::transcript::Transcript;
-use crate::client::Client;
-use crate::client::events::{Events, ServerEvent};
 
 /// What has happened, for callers that act on requests.
 pub(super) enum FollowEvent {
     /// The run waits for an answer.
-    Asked(Box<PendingRequestBody>),
+    Asked(Box<HumanRequest>),
     /// Anything else.
     Other,
 }
@@ -25,12 +23,12 @@ pub(super) struct Follow<'o> {
     out: &'o Out,
     events: Events,
     transcript: Transcript<'o>,
-    status: Option<(Status, Option<String>)>,
+    status: Option<(RunStatus, Option<WaitKind>)>,
 }
 
 impl<'o> Follow<'o> {
     /// `begin`: the creation time of the run.
-    pub(super) fn new(client: &Client, run: &str, begin: Timestamp, out: &'o Out) -> Self {
+    pub(super) fn new(client: &Client, run: &RunId, begin: Timestamp, out: &'o Out) -> Self {
         Self {
             out,
             events: client.events(run),
@@ -45,28 +43,25 @@ impl<'o> Follow<'o> {
             return Ok(None);
         };
         if self.out.json() {
-            let line = json!({ "id": event.id, "event": event.kind, "data": event.data });
+            let line = json!({ "id": event.id, "event": event.name, "data": event.data });
             self.out.line(&line.to_string())?;
         }
-        Ok(Some(match event.kind.as_str() {
-            "message.created" => {
-                self.print(Some(self.transcript.message(&read::<MessageBody>(&event)?)))?;
+        Ok(Some(match event.body()? {
+            EventBody::MessageCreated(message) => {
+                self.print(Some(self.transcript.message(&message)))?;
                 FollowEvent::Other
             }
-            "run.updated" => {
-                let run: RunBody = read(&event)?;
+            EventBody::RunUpdated(run) => {
                 // What the run waits for is printed only when it changes.
-                let status = (
-                    run.status,
-                    run.waiting_on.as_ref().map(|waiting| waiting.kind.clone()),
-                );
+                let waiting = run.waiting_on.as_ref().map(|waiting| waiting.kind.clone());
+                let status = (run.status.clone(), waiting);
                 if self.status.as_ref() != Some(&status) {
                     self.print(self.transcript.status(&run))?;
                     self.status = Some(status);
                 }
                 FollowEvent::Other
             }
-            "human_request.created" => FollowEvent::Asked(Box::new(read(&event)?)),
+            EventBody::HumanRequestCreated(request) => FollowEvent::Asked(request),
             _ => FollowEvent::Other,
         }))
     }
@@ -79,34 +74,29 @@ impl<'o> Follow<'o> {
     }
 }
 
-/// Parses the event's object, whose fields are next to `run_id` and `created_at`.
-fn read<T: DeserializeOwned>(event: &ServerEvent) -> Result<T> {
-    T::deserialize(&event.data).with_context(|| format!("event {} cannot be parsed", event.kind))
-}
-
 /// Follows a run to its end. If it waits for an answer, prints the command that answers.
 ///
 /// # Errors
 /// Also if the run failed or was interrupted.
-pub(super) async fn follow_to_end(client: &Client, run: &str, out: &Out) -> Result<()> {
-    let begin = client.run(run).await?.value.run.created_at;
+pub(super) async fn follow_to_end(client: &Client, run: &RunId, out: &Out) -> Result<()> {
+    let begin = client.run(run).await?.run.created_at;
     let mut follow = Follow::new(client, run, begin, out);
     while let Some(moment) = follow.next().await? {
         let FollowEvent::Asked(request) = moment else {
             continue;
         };
         // The event may be about an old request that was answered since.
-        let pending = client.run(run).await?.value.pending_human_request;
+        let pending = client.run(run).await?.into_value().pending_human_request;
         if !out.json() && pending.is_some_and(|pending| pending.id == request.id) {
             out.note(&out.paint_note(Style::Dim, &answer_hint(run, &request)))?;
         }
     }
-    check_completed(&client.run(run).await?.value.run)
+    check_completed(&client.run(run).await?.run)
 }
 
 /// The command that answers a request.
-pub(super) fn answer_hint(run: &str, request: &PendingRequestBody) -> String {
-    let how = if request.kind == "approval" {
+pub(super) fn answer_hint(run: &RunId, request: &HumanRequest) -> String {
+    let how = if request.kind == RequestKind::Approval {
         "--approve | --deny"
     } else {
         "--answer 'Question=Answer'"
@@ -115,10 +105,10 @@ pub(super) fn answer_hint(run: &str, request: &PendingRequestBody) -> String {
 }
 
 /// `Ok` if the run completed, otherwise an error with the reason.
-pub(super) fn check_completed(run: &RunBody) -> Result<()> {
-    match (run.status, &run.error) {
-        (Status::Completed, _) => Ok(()),
+pub(super) fn check_completed(run: &Run) -> Result<()> {
+    match (&run.status, &run.error) {
+        (RunStatus::Completed, _) => Ok(()),
         (_, Some(error)) => bail!("run {} failed: {} ({})", run.id, error.message, error.code),
-        (status, None) => bail!("run {} is {}", run.id, status.as_str()),
+        (status, None) => bail!("run {} is {status}", run.id),
     }
 }

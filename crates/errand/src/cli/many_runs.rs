@@ -2,16 +2,15 @@
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
+use errand_client::{BulkChange, BulkOutcome, Client, Reply, RunId, RunSource};
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
-use serde_json::{Map, Value, json};
 
 use super::agents::id_of;
 use super::out::Out;
-use super::runs::status;
+use super::runs::{status, time, words};
 use super::{CommandContext, LocalServer, RemoteServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
-use crate::client::{Client, ManyRunsReply, Reply};
 
 /// Names of the arguments that are criteria.
 const CRITERIA: [&str; 6] = ["all", "statuses", "agent", "source", "since", "until"];
@@ -21,8 +20,8 @@ const CRITERIA: [&str; 6] = ["all", "statuses", "agent", "source", "since", "unt
 pub(super) struct Selection {
     /// ID of the run
     #[arg(conflicts_with_all = CRITERIA, conflicts_with_all = ["limit", "dry_run"])]
-    run: Option<String>,
-    /// All runs to which the command applies
+    run: Option<RunId>,
+    /// All runs to selection the command applies
     #[arg(long)]
     all: bool,
     /// Only runs with this status; can be repeated
@@ -33,7 +32,7 @@ pub(super) struct Selection {
     agent: Option<String>,
     /// Only runs from this source: api, web, schedule, mcp or cli
     #[arg(long)]
-    source: Option<String>,
+    source: Option<RunSource>,
     /// Only runs created at or after this time, for example 2026-11-23T09:30:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<Timestamp>,
@@ -66,19 +65,19 @@ pub(super) struct Retry {
 pub(super) async fn stop(selection: Selection, with: &CommandContext) -> Result<()> {
     let (client, out) = (with.client(&selection.remote)?, &with.out);
     let Some(run) = &selection.run else {
-        let body = selection.body(&client).await?;
+        let change = selection.change(&client).await?;
         return show(
-            &client.stop_many(&body).await?,
+            &client.stop_runs(&change).await?,
             "interrupted",
             &selection,
             out,
         );
     };
-    let reply = client.stop(run).await?;
+    let reply = client.stop_run(run).await?;
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
     }
-    let message = reply.value.message.as_deref();
+    let message = reply.message.as_deref();
     Ok(out.note(message.unwrap_or("The run was stopped."))?)
 }
 
@@ -86,7 +85,9 @@ pub(super) async fn stop(selection: Selection, with: &CommandContext) -> Result<
 pub(super) async fn retry(args: Retry, with: &CommandContext) -> Result<()> {
     let selection = args.selection;
     if let (true, Some(run)) = (args.force, &selection.run) {
-        let request = AdminRequest::Retry { run: run.clone() };
+        let request = AdminRequest::Retry {
+            run: run.to_string(),
+        };
         return match reach::execute(&with.settings_of(&args.place)?, request).await? {
             AdminAnswer::Repaired { repaired } if with.out.json() => {
                 Ok(with.out.json_value(&repaired)?)
@@ -97,11 +98,11 @@ pub(super) async fn retry(args: Retry, with: &CommandContext) -> Result<()> {
     }
     let (client, out) = (with.client(&selection.remote)?, &with.out);
     let Some(run) = &selection.run else {
-        let body = selection.body(&client).await?;
-        let reply = client.retry_many(&body).await?;
+        let change = selection.change(&client).await?;
+        let reply = client.retry_runs(&change).await?;
         return show(&reply, "queued again", &selection, out);
     };
-    let reply = client.retry(run).await?;
+    let reply = client.retry_run(run).await?;
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
     }
@@ -109,46 +110,31 @@ pub(super) async fn retry(args: Retry, with: &CommandContext) -> Result<()> {
 }
 
 impl Selection {
-    /// The body of the API request.
-    async fn body(&self, client: &Client) -> Result<Value> {
-        let mut body = Map::new();
-        let mut set = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
-        if !self.statuses.is_empty() {
-            set("status", json!(self.statuses));
-        }
+    /// The request to the API.
+    async fn change(&self, client: &Client) -> Result<BulkChange> {
+        let mut change = BulkChange::default();
+        change.status = words(&self.statuses);
         if let Some(agent) = &self.agent {
-            set("agent_id", json!(id_of(client, agent).await?));
+            change.agent_id = Some(id_of(client, agent).await?);
         }
-        if let Some(source) = &self.source {
-            set("source", json!(source));
-        }
-        if let Some(since) = self.since {
-            set("since", json!(since));
-        }
-        if let Some(until) = self.until {
-            set("until", json!(until));
-        }
-        if let Some(limit) = self.limit {
-            set("limit", json!(limit));
-        }
-        if self.all {
-            set("all", json!(true));
-        }
-        if self.dry_run {
-            set("dry_run", json!(true));
-        }
-        Ok(Value::Object(body))
+        change.source.clone_from(&self.source);
+        change.since = self.since.map(time);
+        change.until = self.until.map(time);
+        change.limit = self.limit;
+        change.all = self.all;
+        change.dry_run = self.dry_run;
+        Ok(change)
     }
 }
 
 /// Prints the runs as the result, and their number as a note.
-fn show(reply: &Reply<ManyRunsReply>, what: &str, selection: &Selection, out: &Out) -> Result<()> {
+fn show(reply: &Reply<BulkOutcome>, what: &str, selection: &Selection, out: &Out) -> Result<()> {
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
     }
     let done = &reply.value;
     for run in &done.runs {
-        out.line(run)?;
+        out.line(run.as_str())?;
     }
     let runs = |n: u64| match n {
         1 => "1 run".to_owned(),

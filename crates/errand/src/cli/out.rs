@@ -5,8 +5,6 @@
 //! ([`display`]). With `--json`, standard output contains nothing but JSON.
 
 pub use errand_core::display::display;
-use errand_core::error_chain::error_chain;
-use std::error::Error;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -243,13 +241,10 @@ impl Out {
         paint(self.stderr.colors, style, text)
     }
 
-    /// Prints an error with its causes, and ignores that this fails.
-    pub fn error(&self, error: &(dyn Error + 'static)) {
-        let text = format!(
-            "{} {}",
-            self.paint_note(Style::Red, "error:"),
-            display(&error_chain(error))
-        );
+    /// Prints an error, and ignores that this fails.
+    pub fn error(&self, text: &str) {
+        let label = self.paint_note(Style::Red, "error:");
+        let text = format!("{label} {}", display(text));
         // There is nowhere left to report it.
         drop(self.note(&text));
     }
@@ -300,19 +295,12 @@ pub(crate) mod tests {
         )
     }
 
-    #[derive(Debug, thiserror::Error)]
-    #[error("the file cannot be read")]
-    struct Outer(#[source] io::Error);
-
     #[test]
-    fn an_error_prints_its_whole_chain_to_standard_error() {
+    fn an_error_is_printed_to_standard_error() {
         let (out, stdout, stderr) = memory(false);
-        out.error(&Outer(io::Error::other("the disk is on fire")));
+        out.error("the disk is \x1b[2J on fire");
         assert_eq!(stdout.text(), "");
-        assert_eq!(
-            stderr.text(),
-            "error: the file cannot be read: the disk is on fire\n"
-        );
+        assert_eq!(stderr.text(), "error: the disk is \\u{1b}[2J on fire\n");
     }
 
     #[test]

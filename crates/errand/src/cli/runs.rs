@@ -4,15 +4,17 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{ArgGroup, Args, Subcommand};
+use errand_client::{
+    Answer, BuildId, Client, ForkRun, HumanRequestId, MessageId, NewMessage, NewRun, PageRequest,
+    Reply, Run, RunDetails, RunFilter, RunId, RunStatus, SandboxId,
+};
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
-use serde_json::{Map, Value, json};
 
 use super::agents::{Paging, id_of, note_more};
 use super::out::{Out, Style};
 use super::transcript::{Transcript, question};
 use super::{CommandContext, RemoteServer, answers, follow, many_runs, repair, sandboxes};
-use crate::client::{Client, Reply, RunReply};
 
 /// Maximum number of messages per page in the API.
 const MESSAGES_PAGE: u32 = errand_core::limits::MESSAGES_PAGE_MAX;
@@ -59,7 +61,7 @@ pub(super) struct Start {
     untrusted: bool,
     /// Sandbox to work in [default: a new one if there are files, otherwise when a tool needs one]
     #[arg(long, value_name = "ID")]
-    sandbox: Option<String>,
+    sandbox: Option<SandboxId>,
     /// URL for the run's webhooks
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
@@ -96,13 +98,13 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Fork {
     /// ID of the run
-    run: String,
+    run: RunId,
     /// Last message to include [default: the run's last]
     #[arg(long, value_name = "MESSAGE_ID")]
-    after: Option<String>,
+    after: Option<MessageId>,
     /// Another build of the run's agent [default: the run's own]
     #[arg(long, value_name = "ID")]
-    build: Option<String>,
+    build: Option<BuildId>,
     /// New message after the included ones
     #[arg(long)]
     message: Option<String>,
@@ -124,10 +126,21 @@ pub(super) fn status(word: &str) -> Result<Status, String> {
     Status::parse(word).ok_or_else(|| format!("it takes one of {}", words()))
 }
 
+/// The statuses as the API's client has them.
+pub(super) fn words(statuses: &[Status]) -> Vec<RunStatus> {
+    let words = statuses.iter().map(|status| status.as_str());
+    words.map(RunStatus::from).collect()
+}
+
+/// The time as the API's client has it.
+pub(super) fn time(at: Timestamp) -> errand_client::Timestamp {
+    errand_client::Timestamp::from_millis(at.as_millis())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// ID of the run
-    run: String,
+    run: RunId,
     #[command(flatten)]
     remote: RemoteServer,
 }
@@ -135,7 +148,7 @@ pub(super) struct RunArgs {
 #[derive(Debug, Args)]
 pub(super) struct Messages {
     /// ID of the run
-    run: String,
+    run: RunId,
     /// Maximum number of messages [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -149,7 +162,7 @@ pub(super) struct Messages {
 #[derive(Debug, Args)]
 pub(super) struct Message {
     /// ID of the run
-    run: String,
+    run: RunId,
     /// Text of the message
     text: String,
     /// Treat the message as untrusted, for example if it quotes an email: calls with the guard policy need an approval
@@ -163,9 +176,9 @@ pub(super) struct Message {
 #[command(group(ArgGroup::new("response").required(true).args(["approve", "deny", "answer"])))]
 pub(super) struct Respond {
     /// ID of the run
-    run: String,
+    run: RunId,
     /// ID of the request [default: the open request]
-    request: Option<String>,
+    request: Option<HumanRequestId>,
     /// Approve the request
     #[arg(long)]
     approve: bool,
@@ -204,12 +217,8 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             untrusted,
             remote,
         }) => {
-            let body = if untrusted {
-                json!({"message": text, "untrusted": true})
-            } else {
-                json!({ "message": text })
-            };
-            let reply = with.client(&remote)?.post_message(&run, &body).await?;
+            let message = NewMessage::of(text).untrusted(untrusted);
+            let reply = with.client(&remote)?.post_message(&run, &message).await?;
             if out.json() {
                 return Ok(out.json_text(&reply.text)?);
             }
@@ -224,23 +233,13 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
 }
 
 async fn fork(args: Fork, with: &CommandContext) -> Result<()> {
-    let given = [
-        ("after_message", args.after),
-        ("build", args.build),
-        ("message", args.message),
-    ];
-    let mut body: Map<String, Value> = given
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), json!(value?))))
-        .collect();
-    if args.untrusted {
-        body.insert("untrusted".to_owned(), json!(true));
-    }
-    if args.no_files {
-        body.insert("files".to_owned(), json!(false));
-    }
+    let mut fork = ForkRun::new().untrusted(args.untrusted);
+    fork.after_message = args.after;
+    fork.build = args.build;
+    fork.message = args.message;
+    fork.files = args.no_files.then_some(false);
     let client = with.client(&args.remote)?;
-    let forked = client.fork(&args.run, &Value::Object(body)).await?;
+    let forked = client.fork_run(&args.run, &fork).await?;
     print_started(&client, &forked, args.follow, &with.out).await
 }
 
@@ -249,7 +248,9 @@ async fn start(args: Start, with: &CommandContext) -> Result<()> {
     let client = with.client(&args.remote)?;
     let agent = id_of(&client, &args.agent).await?;
     let sandbox = match args.sandbox {
-        None if !args.files.is_empty() => Some(client.create_sandbox().await?.value.sandbox_id),
+        None if !args.files.is_empty() => {
+            Some(client.create_sandbox().await?.into_value().sandbox_id)
+        }
         given => given,
     };
     if let Some(sandbox) = &sandbox {
@@ -257,98 +258,79 @@ async fn start(args: Start, with: &CommandContext) -> Result<()> {
             sandboxes::upload(&client, sandbox, file, "/workspace/", out).await?;
         }
     }
-    let mut body = Map::from_iter([("agent_id".to_owned(), json!(agent))]);
-    let given = [
-        ("sandbox_id", sandbox),
-        ("message", args.message),
-        ("webhook_url", args.webhook),
-    ];
-    body.extend(
-        given
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))),
-    );
-    if args.untrusted {
-        body.insert("untrusted".to_owned(), json!(true));
-    }
-    let started = client.start_run(&Value::Object(body)).await?;
+    let mut new = NewRun::of(agent).untrusted(args.untrusted);
+    new.sandbox_id = sandbox;
+    new.message = args.message;
+    new.webhook_url = args.webhook;
+    let started = client.start_run(&new).await?;
     print_started(&client, &started, args.follow, out).await
 }
 
 /// Prints the ID of a new run, or follows it.
 async fn print_started(
     client: &Client,
-    started: &Reply<RunReply>,
+    started: &Reply<Run>,
     follow: bool,
     out: &Out,
 ) -> Result<()> {
-    let run = started.value.run.id.to_string();
+    let run = &started.id;
     match (follow, out.json()) {
         (true, json) => {
             if !json {
                 out.note(&out.paint_note(Style::Dim, &format!("run {run}")))?;
             }
-            follow::follow_to_end(client, &run, out).await
+            follow::follow_to_end(client, run, out).await
         }
         (false, true) => Ok(out.json_text(&started.text)?),
-        (false, false) => Ok(out.line(&run)?),
+        (false, false) => Ok(out.line(run.as_str())?),
     }
 }
 
 async fn list(args: List, with: &CommandContext) -> Result<()> {
     let (out, page) = (&with.out, &args.page);
     let client = with.client(&args.remote)?;
-    let mut query = vec![
-        ("limit", page.limit.to_string()),
-        ("offset", page.offset.to_string()),
-    ];
-    query.extend(
-        args.statuses
-            .iter()
-            .map(|status| ("status", status.as_str().to_owned())),
-    );
+    let mut filter = RunFilter::new();
+    filter.status = words(&args.statuses);
     if let Some(agent) = &args.agent {
-        query.push(("agent_id", id_of(&client, agent).await?));
+        filter.agent_id = Some(id_of(&client, agent).await?);
     }
-    let rest = [
-        ("q", args.search),
-        ("since", args.since.map(|at| at.to_string())),
-        ("until", args.until.map(|at| at.to_string())),
-    ];
-    query.extend(
-        rest.into_iter()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    let list = client.runs(&query).await?;
+    filter.search = args.search;
+    filter.since = args.since.map(time);
+    filter.until = args.until.map(time);
+    let list = client.runs(&filter, page.request()).await?;
     if out.json() {
         return Ok(out.json_text(&list.text)?);
     }
-    let shown = list.value.runs.len();
-    let rows = list.value.runs.iter().map(|run| {
+    let shown = list.items.len();
+    let rows = list.items.iter().map(|run| {
         let waits = run.waiting_on.as_ref().map(|waiting| waiting.next.clone());
         [
             run.id.to_string(),
-            run.status.as_str().to_owned(),
+            run.status.to_string(),
             run.created_at.to_string(),
             run.title.clone().unwrap_or_default(),
             waits.unwrap_or_default(),
         ]
     });
     out.table(&["id", "status", "created", "title", "next"], rows)?;
-    note_more(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, list.total)
 }
 
-fn show(reply: &RunReply, out: &Out) -> Result<()> {
+fn show(reply: &RunDetails, out: &Out) -> Result<()> {
     let run = &reply.run;
-    let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+    let moment = |at: Option<errand_client::Timestamp>| {
+        at.map_or_else(|| "-".to_owned(), |at| at.to_string())
+    };
     let mut rows: Vec<[String; 2]> = [
         ("id", run.id.to_string()),
         ("agent", run.agent_id.to_string()),
         ("build", run.build_id.to_string()),
-        ("status", run.status.as_str().to_owned()),
+        ("status", run.status.to_string()),
         (
             "sandbox",
-            run.sandbox_id.clone().unwrap_or_else(|| "-".to_owned()),
+            run.sandbox_id
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), SandboxId::to_string),
         ),
         ("created", run.created_at.to_string()),
         ("started", moment(run.started_at)),
@@ -373,7 +355,7 @@ fn show(reply: &RunReply, out: &Out) -> Result<()> {
     if let Some(request) = &reply.pending_human_request {
         out.line("")?;
         out.line(&super::out::display(&question(request)))?;
-        out.note(&follow::answer_hint(&run.id.to_string(), request))?;
+        out.note(&follow::answer_hint(&run.id, request))?;
     }
     Ok(())
 }
@@ -385,20 +367,21 @@ async fn messages(args: Messages, with: &CommandContext) -> Result<()> {
     let mut transcript = Transcript::new(out, None);
     while left > 0 {
         let limit = u32::try_from(left).map_or(MESSAGES_PAGE, |left| left.min(MESSAGES_PAGE));
-        let page = client.messages(&args.run, limit, offset).await?;
-        let shown = page.value.messages.len() as u64;
+        let page = client.messages(&args.run, PageRequest::of(limit).offset(offset));
+        let page = page.await?;
+        let shown = page.items.len() as u64;
         offset += shown;
         left = left.saturating_sub(shown);
         if out.json() {
             out.json_text(&page.text)?;
         }
-        for message in &page.value.messages {
+        for message in &page.items {
             transcript.begin(message.timestamp);
             if !out.json() {
                 out.line(&transcript.message(message))?;
             }
         }
-        if shown == 0 || offset >= page.value.total {
+        if shown == 0 || offset >= page.total {
             break;
         }
     }
@@ -407,44 +390,38 @@ async fn messages(args: Messages, with: &CommandContext) -> Result<()> {
 
 async fn respond(args: Respond, with: &CommandContext) -> Result<()> {
     let client = with.client(&args.remote)?;
-    let Reply { value, .. } = client.run(&args.run).await?;
-    let pending = value.pending_human_request;
+    let RunDetails {
+        run,
+        pending_human_request: pending,
+        ..
+    } = client.run(&args.run).await?.into_value();
     let request = match (&args.request, &pending) {
         (Some(request), _) => request.clone(),
-        (None, Some(pending)) => pending.id.to_string(),
-        (None, None) => {
-            let status = value.run.status.as_str();
-            anyhow::bail!(
-                "run {} has no open request; its status is {status}",
-                args.run
-            )
-        }
+        (None, Some(pending)) => pending.id.clone(),
+        (None, None) => anyhow::bail!(
+            "run {} has no open request; its status is {}",
+            args.run,
+            run.status
+        ),
     };
     let questions = pending
-        .filter(|pending| pending.id.to_string() == request)
+        .filter(|pending| pending.id == request)
         .and_then(|pending| pending.questions);
-    let mut body = Map::new();
-    if args.approve || args.deny {
-        body.insert("approved".to_owned(), json!(args.approve));
+    let mut answer = if args.approve || args.deny {
+        Answer::approved(args.approve)
     } else {
-        body.insert(
-            "answers".to_owned(),
-            answers::parse(&args.answer, &questions.unwrap_or_default())?,
-        );
-    }
+        let questions = questions.unwrap_or_default();
+        Answer::to_questions(answers::parse(&args.answer, &questions)?)
+    };
     if let Some(reason) = args.reason {
-        body.insert("reason".to_owned(), json!(reason));
+        answer = answer.reason(reason);
     }
-    let answered = answer(&client, &args.run, &request, Value::Object(body)).await?;
+    let answered = client.respond(&args.run, &request, &answer).await;
+    let answered = answered.context("the answer was not accepted")?;
     if with.out.json() {
-        return Ok(with.out.json_text(&answered)?);
+        return Ok(with.out.json_text(&answered.text)?);
     }
     Ok(with
         .out
         .note("The answer was accepted. The run continues.")?)
-}
-
-async fn answer(client: &Client, run: &str, request: &str, body: Value) -> Result<String> {
-    let answered = client.respond(run, request, &body).await;
-    Ok(answered.context("the answer was not accepted")?.text)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
+use errand_client::{Client, FileContent, FileKind, Reply, SandboxId, UploadedFile};
 use futures::{StreamExt as _, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::io::AsyncWriteExt as _;
@@ -13,7 +14,6 @@ use tokio_util::io::ReaderStream;
 
 use super::out::Out;
 use super::{CommandContext, RemoteServer};
-use crate::client::{Client, Reply, UploadedReply};
 
 /// Size of the pieces in which files are uploaded.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -28,7 +28,7 @@ pub(super) enum Command {
     /// List a directory
     Ls {
         /// ID of the sandbox
-        sandbox: String,
+        sandbox: SandboxId,
         /// Path of the directory
         #[arg(default_value = "/workspace")]
         path: String,
@@ -38,7 +38,7 @@ pub(super) enum Command {
     /// Upload files; existing files are replaced
     Upload {
         /// ID of the sandbox
-        sandbox: String,
+        sandbox: SandboxId,
         /// Files to upload
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
@@ -51,7 +51,7 @@ pub(super) enum Command {
     /// Download a file
     Download {
         /// ID of the sandbox
-        sandbox: String,
+        sandbox: SandboxId,
         /// Path in the sandbox
         path: String,
         /// Where to save the file; `-` writes to standard output [default: its own name, in this directory]
@@ -66,7 +66,7 @@ pub(super) enum Command {
     /// Delete a sandbox and its files
     Rm {
         /// ID of the sandbox
-        sandbox: String,
+        sandbox: SandboxId,
         #[command(flatten)]
         remote: RemoteServer,
     },
@@ -80,7 +80,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&created.text)?);
             }
-            out.line(&created.value.sandbox_id)?;
+            out.line(created.sandbox_id.as_str())?;
         }
         Command::Ls {
             sandbox,
@@ -91,8 +91,8 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&list.text)?);
             }
-            let rows = list.value.files.into_iter().map(|file| {
-                let is_dir = file.kind == "dir";
+            let rows = list.into_value().files.into_iter().map(|file| {
+                let is_dir = file.kind == FileKind::Dir;
                 let size = file
                     .size_bytes
                     .filter(|_| !is_dir)
@@ -123,7 +123,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
                 if out.json() {
                     out.json_text(&uploaded.text)?;
                 } else {
-                    out.line(&uploaded.value.path)?;
+                    out.line(&uploaded.path)?;
                 }
             }
         }
@@ -159,11 +159,11 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
 /// The file cannot be read, or the upload fails.
 pub(super) async fn upload(
     client: &Client,
-    sandbox: &str,
+    sandbox: &SandboxId,
     file: &Path,
     to: &str,
     out: &Out,
-) -> Result<Reply<UploadedReply>> {
+) -> Result<Reply<UploadedFile>> {
     let unreadable = || format!("{} cannot be read", file.display());
     let name = file.file_name().and_then(|name| name.to_str());
     let name =
@@ -182,16 +182,15 @@ pub(super) async fn upload(
     let moved = bar.clone();
     let pieces = ReaderStream::with_capacity(opened, PIECE_BYTES)
         .inspect_ok(move |piece| moved.inc(piece.len() as u64));
-    let uploaded = client
-        .upload(sandbox, &to, meta.len(), reqwest::Body::wrap_stream(pieces))
-        .await;
+    let content = FileContent::stream(meta.len(), pieces);
+    let uploaded = client.upload(sandbox, &to, content).await;
     bar.finish_and_clear();
     uploaded.with_context(|| format!("{} could not be uploaded", file.display()))
 }
 
 async fn download(
     client: &Client,
-    sandbox: &str,
+    sandbox: &SandboxId,
     path: &str,
     output: &Path,
     force: bool,
@@ -203,9 +202,8 @@ async fn download(
             output.display()
         );
     }
-    let (length, pieces) = client.download(sandbox, path).await?;
-    let mut pieces = std::pin::pin!(pieces);
-    let bar = progress(out, path, length);
+    let mut pieces = client.download(sandbox, path).await?;
+    let bar = progress(out, path, pieces.size_bytes());
     // A temporary file is renamed at the end, so the file appears completely or not at all.
     let dir = output
         .parent()
@@ -234,9 +232,8 @@ async fn download(
     Ok(())
 }
 
-async fn print(client: &Client, sandbox: &str, path: &str, out: &Out) -> Result<()> {
-    let (_, pieces) = client.download(sandbox, path).await?;
-    let mut pieces = std::pin::pin!(pieces);
+async fn print(client: &Client, sandbox: &SandboxId, path: &str, out: &Out) -> Result<()> {
+    let mut pieces = client.download(sandbox, path).await?;
     while let Some(piece) = pieces.next().await {
         out.raw_bytes(&piece?)?;
     }

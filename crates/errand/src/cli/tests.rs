@@ -331,8 +331,8 @@ async fn a_run_is_started_answered_and_read_from_the_command_line() {
     }
     .client(&RemoteServer::default())
     .unwrap();
-    let mut events = client.events(run);
-    while events.next().await.unwrap().unwrap().kind != "human_request.created" {}
+    let mut events = client.events(&run.into());
+    while events.next().await.unwrap().unwrap().name != "human_request.created" {}
     let get = called(&["runs", "get", run], &env).await.unwrap();
     assert!(get.contains("Pay 5280 EUR for 5 invoices?"), "{get}");
     called(

@@ -3,10 +3,10 @@
 //! All content may be foreign (files, tools, models), so all of it goes through [`display`]. Long texts of tools are
 //! truncated. Messages of people, requests, and the call that an approval permits are not.
 
+use errand_client::{
+    HumanRequest, Message, MessageKind, Role, Run, RunStatus, Timestamp, ToolCall, WaitKind,
+};
 use errand_core::display::one_line;
-use errand_core::run::Status;
-use errand_core::time::Timestamp;
-use errand_core::wire::{MessageBody, PendingRequestBody, RunBody, ToolCallBody};
 use serde_json::Value;
 
 use super::out::{Out, Style, display};
@@ -35,15 +35,15 @@ impl<'o> Transcript<'o> {
     }
 
     /// The lines of a message.
-    pub(super) fn message(&self, message: &MessageBody) -> String {
+    pub(super) fn message(&self, message: &Message) -> String {
         let text = message.text_content.as_deref().unwrap_or_default();
-        let (mark, style, text) = match message.kind.as_str() {
-            "tool_call" => (
+        let (mark, style, text) = match &message.kind {
+            MessageKind::ToolCall => (
                 "→",
                 Some(Style::Cyan),
                 message.tool_call.as_ref().map(call).unwrap_or_default(),
             ),
-            "tool_result" => match message.tool_result.as_ref() {
+            MessageKind::ToolResult => match message.tool_result.as_ref() {
                 Some(result) if result.error.is_some() => (
                     "✗",
                     Some(Style::Red),
@@ -58,7 +58,7 @@ impl<'o> Transcript<'o> {
                     )
                 }
             },
-            "human_request" => {
+            MessageKind::HumanRequest => {
                 let request = message.human_request.as_ref();
                 (
                     "?",
@@ -66,7 +66,7 @@ impl<'o> Transcript<'o> {
                     request.map_or_else(|| text.to_owned(), question),
                 )
             }
-            "human_response" => {
+            MessageKind::HumanResponse => {
                 let response = message.human_response.as_ref();
                 let said = response
                     .and_then(|response| response.response.as_deref())
@@ -81,30 +81,32 @@ impl<'o> Transcript<'o> {
                     text,
                 )
             }
-            "error" => ("✗", Some(Style::Red), text.to_owned()),
-            _ if message.role == "user" => ("›", Some(Style::Bold), text.to_owned()),
+            MessageKind::Error => ("✗", Some(Style::Red), text.to_owned()),
+            _ if message.role == Role::User => ("›", Some(Style::Bold), text.to_owned()),
             _ => ("•", None, text.to_owned()),
         };
         self.lines(message.timestamp, mark, style, &text)
     }
 
     /// A line for a run's new status. `None` if the messages already show it.
-    pub(super) fn status(&self, run: &RunBody) -> Option<String> {
+    pub(super) fn status(&self, run: &Run) -> Option<String> {
         let style = match run.status {
-            Status::Completed => Style::Green,
-            Status::Failed | Status::Interrupted => Style::Red,
-            Status::Pending | Status::Starting | Status::Running | Status::Waiting => Style::Dim,
+            RunStatus::Completed => Style::Green,
+            RunStatus::Failed | RunStatus::Interrupted => Style::Red,
+            _ => Style::Dim,
         };
-        let waiting = run.waiting_on.as_ref();
-        let waiting = waiting
-            .filter(|waiting| matches!(waiting.kind.as_str(), "timer" | "retry" | "sandbox"));
-        let text = match (run.status, &run.error, waiting) {
-            (status, Some(error), _) => {
-                format!("{}: {} ({})", status.as_str(), error.message, error.code)
-            }
-            (status, None, Some(waiting)) => format!("{}: {}", status.as_str(), waiting.next),
-            (Status::Starting | Status::Running | Status::Waiting, ..) => return None,
-            (status, ..) => status.as_str().to_owned(),
+        let waiting = run.waiting_on.as_ref().filter(|waiting| {
+            matches!(
+                waiting.kind,
+                WaitKind::Timer | WaitKind::Retry | WaitKind::Sandbox
+            )
+        });
+        let status = &run.status;
+        let text = match (status, &run.error, waiting) {
+            (_, Some(error), _) => format!("{status}: {} ({})", error.message, error.code),
+            (_, None, Some(waiting)) => format!("{status}: {}", waiting.next),
+            (RunStatus::Starting | RunStatus::Running | RunStatus::Waiting, ..) => return None,
+            _ => status.to_string(),
         };
         Some(self.lines(run.updated_at, "●", Some(style), &text))
     }
@@ -114,7 +116,7 @@ impl<'o> Transcript<'o> {
             |text: &str| style.map_or_else(|| text.to_owned(), |style| self.out.paint(style, text));
         let time = self
             .begin
-            .map(|begin| format!("{:>TIME_CHARS$}", duration(at.ms_since(begin))));
+            .map(|begin| format!("{:>TIME_CHARS$}", duration(ms_since(at, begin))));
         let indent = " ".repeat(if self.begin.is_some() {
             TIME_CHARS + 4
         } else {
@@ -136,7 +138,7 @@ impl<'o> Transcript<'o> {
 }
 
 /// A request with everything that its answer depends on, in full.
-pub(super) fn question(request: &PendingRequestBody) -> String {
+pub(super) fn question(request: &HumanRequest) -> String {
     let mut text = request.title.clone();
     let mut add = |line: &str| {
         text.push('\n');
@@ -190,7 +192,7 @@ pub(super) fn question(request: &PendingRequestBody) -> String {
     text
 }
 
-fn call(call: &ToolCallBody) -> String {
+fn call(call: &ToolCall) -> String {
     let mut arguments: Vec<_> = call.arguments.iter().flatten().collect();
     // Short arguments come first, and texts of several lines last.
     arguments.sort_by_key(|(_, value)| value.as_str().is_some_and(|text| text.contains('\n')));
@@ -218,6 +220,12 @@ fn brief(text: &str) -> String {
         shown.push_str(&format!("… ({} bytes)", text.len()));
     }
     shown
+}
+
+/// Milliseconds from `begin` to `at`; 0 if `begin` is later.
+pub(super) fn ms_since(at: Timestamp, begin: Timestamp) -> u64 {
+    let ms = at.as_millis().saturating_sub(begin.as_millis());
+    u64::try_from(ms).unwrap_or(0)
 }
 
 /// A short duration.

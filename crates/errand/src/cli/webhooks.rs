@@ -1,14 +1,16 @@
 //! `errand webhooks`: the team's webhooks, their deliveries and their signing secret, through the API. The secret is
 //! also available on the server's machine.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{ArgGroup, Args, Subcommand};
-use serde_json::{Map, json};
+use errand_client::{
+    DeliveriesOf, Delivery, DeliveryId, NewWebhook, RunId, WebhookEvent, WebhookId,
+};
+use serde_json::json;
 
 use super::agents::{Paging, note_more};
 use super::{CommandContext, LocalServer, RemoteServer, unexpected_response};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
-use crate::client::webhooks::DeliveryLine;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -43,7 +45,7 @@ pub(super) enum Command {
     /// Send a delivery again
     Resend {
         /// ID of the delivery
-        delivery: String,
+        delivery: DeliveryId,
         #[command(flatten)]
         remote: RemoteServer,
     },
@@ -56,7 +58,7 @@ pub(super) struct Create {
     address: String,
     /// Only this event; can be repeated [default: all]
     #[arg(long = "event", value_name = "EVENT")]
-    events: Vec<String>,
+    events: Vec<WebhookEvent>,
     /// Description
     #[arg(long)]
     description: Option<String>,
@@ -67,7 +69,7 @@ pub(super) struct Create {
 #[derive(Debug, Args)]
 pub(super) struct WebhookArgs {
     /// ID of the webhook
-    webhook: String,
+    webhook: WebhookId,
     #[command(flatten)]
     remote: RemoteServer,
 }
@@ -76,10 +78,10 @@ pub(super) struct WebhookArgs {
 #[command(group(ArgGroup::new("of").required(true).args(["webhook", "run"])))]
 pub(super) struct Deliveries {
     /// ID of the webhook
-    webhook: Option<String>,
+    webhook: Option<WebhookId>,
     /// Deliveries of this run, to all URLs
     #[arg(long, value_name = "ID")]
-    run: Option<String>,
+    run: Option<RunId>,
     #[command(flatten)]
     page: Paging,
     #[command(flatten)]
@@ -95,7 +97,7 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&rolled.text)?);
             }
-            Ok(out.line(&rolled.value.secret.unwrap_or_default())?)
+            Ok(out.line(&rolled.into_value().secret.unwrap_or_default())?)
         }
         Command::List { page, remote } => list(&page, &remote, with).await,
         Command::Create(args) => create(args, with).await,
@@ -108,13 +110,13 @@ pub(super) async fn run(command: Command, with: &CommandContext) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&sent.text)?);
             }
-            out.line(&sent.value.delivery.id)?;
+            out.line(sent.id.as_str())?;
             Ok(out
                 .note("A test event was sent; see its result with `errand webhooks deliveries`.")?)
         }
         Command::Deliveries(args) => deliveries(args, with).await,
         Command::Resend { delivery, remote } => {
-            let sent = with.client(&remote)?.resend(&delivery).await?;
+            let sent = with.client(&remote)?.resend_delivery(&delivery).await?;
             if out.json() {
                 return Ok(out.json_text(&sent.text)?);
             }
@@ -141,68 +143,66 @@ async fn secret(team: Option<String>, place: &LocalServer, with: &CommandContext
 async fn list(page: &Paging, remote: &RemoteServer, with: &CommandContext) -> Result<()> {
     let out = &with.out;
     let client = with.client(remote)?;
-    let list = client.webhooks(page.limit, page.offset).await?;
+    let list = client.webhooks(page.request()).await?;
     if out.json() {
         return Ok(out.json_text(&list.text)?);
     }
-    let shown = list.value.webhooks.len();
-    let rows = list.value.webhooks.into_iter().map(|webhook| {
+    let (shown, total) = (list.items.len(), list.total);
+    let rows = list.into_value().into_iter().map(|webhook| {
         let state = match (webhook.enabled, webhook.disabled_reason) {
             (true, _) => "enabled".to_owned(),
             (false, Some(why)) => format!("disabled: {why}"),
             (false, None) => "disabled".to_owned(),
         };
+        let events: Vec<_> = webhook.events.iter().map(WebhookEvent::as_str).collect();
         [
-            webhook.id,
+            webhook.id.into(),
             webhook.url,
-            webhook.events.join(", "),
+            events.join(", "),
             state,
             webhook.description.unwrap_or_default(),
         ]
     });
     out.table(&["id", "address", "events", "state", "description"], rows)?;
-    note_more(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, total)
 }
 
 async fn create(args: Create, with: &CommandContext) -> Result<()> {
-    let mut body = Map::from_iter([("url".to_owned(), json!(args.address))]);
-    if !args.events.is_empty() {
-        body.insert("events".to_owned(), json!(args.events));
-    }
-    if let Some(description) = args.description {
-        body.insert("description".to_owned(), json!(description));
-    }
+    let mut new = NewWebhook::of(args.address);
+    new.events = args.events;
+    new.description = args.description;
     let client = with.client(&args.remote)?;
-    let made = client.create_webhook(&body.into()).await?;
+    let made = client.create_webhook(&new).await?;
     if with.out.json() {
         return Ok(with.out.json_text(&made.text)?);
     }
-    Ok(with.out.line(&made.value.webhook.id)?)
+    Ok(with.out.line(made.id.as_str())?)
 }
 
 async fn deliveries(args: Deliveries, with: &CommandContext) -> Result<()> {
     let (out, page) = (&with.out, &args.page);
-    let (of, id) = match (&args.webhook, &args.run) {
-        (_, Some(run)) => ("runs", run.as_str()),
-        (webhook, None) => ("webhooks", webhook.as_deref().unwrap_or_default()),
+    let of = match (&args.webhook, &args.run) {
+        (_, Some(run)) => DeliveriesOf::Run(run),
+        (Some(webhook), None) => DeliveriesOf::Webhook(webhook),
+        (None, None) => bail!("a webhook or a run must be given"),
     };
     let client = with.client(&args.remote)?;
-    let list = client.deliveries(of, id, page.limit, page.offset).await?;
+    let list = client.deliveries(of, page.request()).await?;
     if out.json() {
         return Ok(out.json_text(&list.text)?);
     }
-    let shown = list.value.deliveries.len();
-    let rows = list.value.deliveries.into_iter().map(row);
+    let (shown, total) = (list.items.len(), list.total);
+    let rows = list.into_value().into_iter().map(row);
     out.table(
         &[
             "id", "event", "run", "address", "state", "attempts", "last", "next",
         ],
         rows,
     )?;
-    note_more(with, shown, page.offset, list.value.total)
+    note_more(with, shown, page.offset, total)
 }
 
-fn row(delivery: DeliveryLine) -> [String; 8] {
+fn row(delivery: Delivery) -> [String; 8] {
     let attempts = delivery.attempts.len().to_string();
     let last = delivery.attempts.last().map(|attempt| {
         let status = attempt.status.map(|status| status.to_string());
@@ -210,13 +210,13 @@ fn row(delivery: DeliveryLine) -> [String; 8] {
     });
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     [
-        delivery.id,
-        delivery.event,
-        or_none(delivery.run_id),
+        delivery.id.into(),
+        delivery.event.to_string(),
+        or_none(delivery.run_id.map(String::from)),
         delivery.url,
-        delivery.state,
+        delivery.state.to_string(),
         attempts,
         or_none(last),
-        or_none(delivery.next_attempt_at),
+        or_none(delivery.next_attempt_at.map(|at| at.to_string())),
     ]
 }

@@ -36,6 +36,7 @@ mod assignments;
 mod assignments_bounds;
 mod backup;
 mod browser;
+mod client;
 mod connections;
 mod connections_bound;
 mod connections_changing;

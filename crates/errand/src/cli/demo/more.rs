@@ -1,11 +1,11 @@
 //! Example data for the pages of a demo that is kept running: assignments of each kind, runs in each state.
 
 use anyhow::Result;
+use errand_client::{AgentId, Client, NewRun};
 use serde_json::{Value, json};
 
 use super::super::assignment;
 use super::{ASSIGNMENT, INVOICES, INVOICES_PATH};
-use crate::client::Client;
 
 const ASK_AND_WAIT: &str = include_str!("../../../../../examples/ask-and-wait.yaml");
 /// Invoices below the limit, which need no approval.
@@ -40,26 +40,23 @@ pub(super) async fn fill(client: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn made(client: &Client, agent: &Value) -> Result<String> {
-    Ok(client.create_agent(agent).await?.value.agent.id.to_string())
+async fn made(client: &Client, agent: &Value) -> Result<AgentId> {
+    Ok(client.create_agent(agent).await?.into_value().agent.id)
 }
 
 async fn start(
     client: &Client,
-    agent: &str,
+    agent: &AgentId,
     message: &str,
     file: Option<&'static str>,
 ) -> Result<()> {
-    let mut sandbox_id = Value::Null;
+    let mut new = NewRun::of(agent.clone()).message(message);
     if let Some(file) = file {
-        let sandbox = client.create_sandbox().await?.value.sandbox_id;
-        client
-            .upload(&sandbox, INVOICES_PATH, file.len() as u64, file.into())
-            .await?;
-        sandbox_id = json!(sandbox);
+        let sandbox = client.create_sandbox().await?.into_value().sandbox_id;
+        client.upload(&sandbox, INVOICES_PATH, file).await?;
+        new.sandbox_id = Some(sandbox);
     }
-    let body = json!({ "agent_id": agent, "message": message, "sandbox_id": sandbox_id });
-    client.start_run(&body).await?;
+    client.start_run(&new).await?;
     Ok(())
 }
 

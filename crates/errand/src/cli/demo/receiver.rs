@@ -9,9 +9,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
 use bytes::Bytes;
-use errand_core::wire::WebhookBody;
+use errand_client::{RunId, RunWebhook, WebhookEvent, WebhookPayload, WebhookVerifier};
 use http::{HeaderMap, StatusCode};
-use standardwebhooks::Webhook;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,22 +27,22 @@ pub(super) struct Receiver {
 }
 
 /// A verified webhook, or why verification failed.
-type Received = Result<WebhookBody, String>;
+type Received = Result<WebhookPayload, String>;
 
 struct Inbox {
-    secret: Webhook,
+    verifier: WebhookVerifier,
     received: mpsc::Sender<Received>,
 }
 
 impl Receiver {
     pub(super) async fn start(secret: &str) -> Result<Self> {
-        let secret = Webhook::new(secret).context("the webhook secret cannot be read")?;
+        let verifier = WebhookVerifier::new(secret)?;
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.context("no free port for the webhook receiver")?;
         let address = listener.local_addr()?;
         let (sender, received) = mpsc::channel(UNREAD_MAX);
         let inbox = Arc::new(Inbox {
-            secret,
+            verifier,
             received: sender,
         });
         let router = Router::new()
@@ -66,14 +65,15 @@ impl Receiver {
     }
 
     /// Waits for the webhook that reports the run's end.
-    pub(super) async fn ended(&mut self, run: &str) -> Result<WebhookBody> {
+    pub(super) async fn ended(&mut self, run: &RunId) -> Result<RunWebhook> {
         let ended = async {
             while let Some(received) = self.received.recv().await {
                 match received {
-                    Ok(body)
-                        if body.run_id.to_string() == run && body.event.starts_with("run_") =>
+                    Ok(WebhookPayload::Run(webhook))
+                        if webhook.run_id == *run
+                            && webhook.event != WebhookEvent::HumanRequest =>
                     {
-                        return Ok(body);
+                        return Ok(*webhook);
                     }
                     Ok(_) => {}
                     Err(why) => bail!("received a webhook with an invalid signature: {why}"),
@@ -92,12 +92,10 @@ impl Receiver {
 }
 
 async fn receive(State(inbox): State<Arc<Inbox>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let verified = inbox
-        .secret
-        .verify(&body, &headers)
-        .map_err(|error| error.to_string());
-    let received =
-        verified.and_then(|()| serde_json::from_slice(&body).map_err(|error| error.to_string()));
+    let received = inbox.verifier.verify(&headers, &body).map_err(|error| {
+        let cause = std::error::Error::source(&error);
+        cause.map_or_else(|| error.to_string(), ToString::to_string)
+    });
     let status = if received.is_ok() {
         StatusCode::NO_CONTENT
     } else {
@@ -141,7 +139,7 @@ mod tests {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap();
         let now = i64::try_from(now.as_secs()).unwrap();
-        let signature = Webhook::new(SECRET)
+        let signature = standardwebhooks::Webhook::new(SECRET)
             .unwrap()
             .sign("evt", now, signed.as_bytes())
             .unwrap();
@@ -172,7 +170,8 @@ mod tests {
                 StatusCode::NO_CONTENT
             );
         }
-        assert_eq!(receiver.ended(RUN).await.unwrap().event, "run_completed");
+        let ended = receiver.ended(&RUN.into()).await.unwrap();
+        assert_eq!(ended.event, WebhookEvent::RunCompleted);
     }
 
     #[tokio::test]
@@ -182,7 +181,7 @@ mod tests {
             send(&receiver, &body("run_completed"), &body("run_failed")).await,
             StatusCode::BAD_REQUEST
         );
-        let error = receiver.ended(RUN).await.unwrap_err().to_string();
+        let error = receiver.ended(&RUN.into()).await.unwrap_err().to_string();
         assert!(error.contains("invalid signature"), "{error}");
     }
 }

@@ -5,11 +5,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use errand_client::Client;
 use errand_engine::clock::Clock;
 
+use super::super::api_client;
 use crate::admin::{Admin, AdminAnswer, AdminRequest};
 use crate::app::{App, Ingredients};
-use crate::client::Client;
 use crate::config::{self, Config, Flags};
 use crate::secret_key::random_bytes;
 
@@ -63,7 +64,8 @@ impl Server {
             bail!("no webhook secret was returned");
         };
         let claim_link = admin.claim_link().await?;
-        Ok((Client::new(app.url(), &key)?, key, secret, claim_link))
+        let client = api_client(app.url(), &key)?;
+        Ok((client, key, secret, claim_link))
     }
 
     pub(super) async fn stop(self) {
