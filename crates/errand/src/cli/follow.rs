@@ -10,7 +10,7 @@ use serde_json::json;
 use super::out::{Out, Style};
 use super::transcript::Transcript;
 
-/// What has happened, for callers that act on requests.
+/// An event, for callers that act on requests.
 pub(super) enum FollowEvent {
     /// The run waits for an answer.
     Asked(Box<HumanRequest>),

@@ -21,7 +21,7 @@ pub(super) struct Selection {
     /// ID of the run
     #[arg(conflicts_with_all = CRITERIA, conflicts_with_all = ["limit", "dry_run"])]
     run: Option<RunId>,
-    /// All runs to selection the command applies
+    /// All runs to which the command applies
     #[arg(long)]
     all: bool,
     /// Only runs with this status; can be repeated

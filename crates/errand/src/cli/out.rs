@@ -134,7 +134,7 @@ impl Out {
     /// Prints text of the result unchanged, without a line end.
     ///
     /// # Errors
-    /// As [`Out::line`].
+    /// Like [`Out::line`].
     pub fn raw(&self, text: &str) -> io::Result<()> {
         self.stdout.write(text)
     }
@@ -142,7 +142,7 @@ impl Out {
     /// Prints bytes of the result unchanged.
     ///
     /// # Errors
-    /// As [`Out::line`].
+    /// Like [`Out::line`].
     pub fn raw_bytes(&self, bytes: &[u8]) -> io::Result<()> {
         self.stdout.write(bytes)
     }
@@ -150,7 +150,7 @@ impl Out {
     /// Prints a JSON text unchanged.
     ///
     /// # Errors
-    /// As [`Out::line`].
+    /// Like [`Out::line`].
     pub fn json_text(&self, text: &str) -> io::Result<()> {
         self.line(text.trim_end())
     }
@@ -158,7 +158,7 @@ impl Out {
     /// Prints a value as indented JSON.
     ///
     /// # Errors
-    /// As [`Out::line`].
+    /// Like [`Out::line`].
     pub fn json_value(&self, value: &impl Serialize) -> io::Result<()> {
         self.line(&serde_json::to_string_pretty(value)?)
     }
@@ -174,7 +174,7 @@ impl Out {
     /// Prints a question to the person at the terminal, without a line end.
     ///
     /// # Errors
-    /// As [`Out::note`].
+    /// Like [`Out::note`].
     pub fn prompt(&self, text: &str) -> io::Result<()> {
         self.stderr.write(text)
     }
@@ -182,7 +182,7 @@ impl Out {
     /// Prints a table. Columns are as wide as their content, and wrap if the terminal is narrower.
     ///
     /// # Errors
-    /// As [`Out::line`].
+    /// Like [`Out::line`].
     pub fn table<R: IntoIterator<Item = String>>(
         &self,
         header: &[&str],
@@ -264,7 +264,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What was printed so far.
+    /// The text printed so far.
     #[derive(Clone, Default)]
     pub(crate) struct Printed(Arc<Mutex<Vec<u8>>>);
 
