@@ -136,7 +136,7 @@ pub struct BulkChange {
     /// Runs of this agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
-    /// Runs that were started in this way.
+    /// Runs with this source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<RunSource>,
     /// Runs created at or after this time.

@@ -194,7 +194,8 @@ pub enum Decision {
     Refuse(&'static str),
 }
 
-/// Decides about one call. `tainted`: the run has read content that makes `guard` ask. `people`: people can be asked.
+/// Decides about one call. `tainted`: the run has read content that makes `guard` ask. `human_in_the_loop`: people can be
+/// asked.
 #[must_use]
 pub fn decide(policy: Policy, tainted: bool, human_in_the_loop: bool) -> Decision {
     match policy {

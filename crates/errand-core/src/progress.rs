@@ -11,7 +11,6 @@
 //!
 //! # Non-goals
 //!
-//!
 //! Calls of a playbook. It is a fixed program with its own bound ([`crate::limits::PLAYBOOK_MOVES_MAX`]): it may
 //! repeat a call in a loop, and each of its steps asks for itself.
 
@@ -210,7 +209,7 @@ impl Progress {
         };
     }
 
-    /// A person allowed the run to continue beyond a limit.
+    /// Resets the counters behind `limit` after a person allows the run to continue past it.
     pub(crate) fn reset_after_approval(&mut self, limit: &str) {
         match Stuck::ALL.into_iter().find(|stuck| stuck.limit() == limit) {
             Some(Stuck::CutAnswers) => {

@@ -275,8 +275,8 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         error: String,
     },
-    /// Note: a summary that replaces the entries up to a position in what a network model is sent, because its context
-    /// window is full.
+    /// Note: a summary that a network model is sent in place of all entries up to a position, because they no longer fit
+    /// in its context window.
     Summary {
         /// Written by the model.
         text: String,

@@ -196,7 +196,7 @@ pub struct MessageBody {
     /// The result, for a `tool_result`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_result: Option<ToolResultBody>,
-    /// The request, for a `human_request`.
+    /// The request, if `type` is `human_request`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub human_request: Option<PendingRequestBody>,
     /// The response, for a `human_response`.

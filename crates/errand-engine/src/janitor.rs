@@ -227,9 +227,9 @@ struct Ages {
     now: Timestamp,
 }
 
-/// Whether an item that the store does not know was left behind by an earlier start: it is at least an hour old, has not
-/// changed since this start, and is not older than the store. `changed`: its modification time. After the clock was set
-/// back, an item looks younger, and stays.
+/// Whether an item that the store does not know was left behind by an earlier process: it is at least an hour old, has not
+/// changed since this start, and is not older than the store. `changed`: its modification time. If the clock was set
+/// back, an item looks younger and is kept.
 fn is_left_over(changed: Timestamp, ages: Ages) -> bool {
     let Ages { store, start, now } = ages;
     changed >= store && changed < start && changed < now && now.ms_since(changed) >= YOUNG_MS

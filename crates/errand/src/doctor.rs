@@ -131,7 +131,7 @@ impl Check {
 /// What [`examine`] checks.
 pub struct Subject {
     pub store: Store,
-    /// The clock of the store's timestamps.
+    /// The clock that produces the store's timestamps.
     pub clock: Clock,
     /// Maximum number of concurrent runs.
     pub places: u32,

@@ -34,7 +34,7 @@ impl ModelAliases {
         Ok(())
     }
 
-    /// Finds the model that a build means: an alias, or a model's own name.
+    /// Resolves `text`, an alias or a model's own name, to a model. `None` if it is neither.
     pub(super) fn model(&self, text: &str) -> Option<ModelName> {
         if let Some(model) = self.0.get(text) {
             return Some(model.clone());

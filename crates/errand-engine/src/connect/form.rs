@@ -52,7 +52,7 @@ const ASKS: &str = "The server of a connection asks this while a call is in prog
 /// The answer by which a person omits an optional property.
 const LEFT_OUT: &str = "-";
 
-/// The text, cut to `most` characters. The last one is then an ellipsis.
+/// The text, truncated to `most` characters, the last of which is then an ellipsis.
 fn cut(text: &str, most: usize) -> String {
     if text.chars().nth(most).is_none() {
         return text.to_owned();

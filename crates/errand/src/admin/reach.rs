@@ -77,8 +77,8 @@ pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnsw
     Err(ReachError::Held(Path::new(dir).to_owned()))
 }
 
-/// Makes a backup: with the server that runs on the data directory, otherwise of the directory itself. The latter does
-/// not open the store, so nothing is created, migrated or changed. `tell` receives the progress.
+/// Makes a backup: through the server if one is running on the data directory, otherwise directly from the directory. A
+/// direct backup does not open the store, so nothing is created, migrated or changed. `tell` receives the progress.
 ///
 /// # Errors
 /// [`ReachError`] if neither way succeeded.

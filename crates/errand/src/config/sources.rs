@@ -20,7 +20,7 @@ pub const DEFAULT_FILE: &str = "errand.toml";
 const PREFIX: &str = "ERRAND_";
 const CONFIG_VARIABLE: &str = "ERRAND_CONFIG";
 
-/// Variables of the program that are not settings of the server.
+/// `ERRAND_*` environment variables that are not settings of the server.
 const OTHER_VARIABLES: [&str; 5] = [
     "ERRAND_API_KEY",
     "ERRAND_URL",

@@ -9,7 +9,7 @@
 use axum::response::Response;
 use http::header::{self, HeaderValue};
 
-/// Adds a header of the request to those that a response depends on.
+/// Adds a request header to the response's `Vary` header.
 pub(crate) fn depends_on(response: &mut Response, name: &'static str) {
     let name = HeaderValue::from_static(name);
     response.headers_mut().append(header::VARY, name);

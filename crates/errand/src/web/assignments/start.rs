@@ -31,7 +31,7 @@ use crate::web::{Web, ui};
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const FILES_MAX: usize = 50;
 
-/// The card with the form. `message`: why a run could not be started.
+/// The card with the form that starts a run. `message`: why a run could not be started.
 pub(super) fn card(visitor: &Visitor, agent: AgentId, message: Option<&str>) -> Markup {
     if !visitor.may(Permission::ManageRuns) {
         return html! {};

@@ -54,7 +54,7 @@ pub(in crate::web) async fn rename(
     Ok(Redirect::to("/settings/team").into_response())
 }
 
-/// The confirmation page, which says what ends.
+/// The page that asks for confirmation before a member is disabled or enabled, and says what that affects.
 pub(in crate::web) async fn before_access(
     State(web): State<Web>,
     visitor: Visitor,
