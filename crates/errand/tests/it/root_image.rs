@@ -15,11 +15,11 @@ const COMMANDS: [&str; 14] = [
     "realpath", "rm", "timeout",
 ];
 
-/// Writes a root directory as an archive to its last argument, after the directory of files that are not harmless.
+/// Writes a root directory with files that are not harmless to the archive that it is given.
 const MMDEBSTRAP: &str = r#"#!/usr/bin/env bash
 set -e
-for last; do :; done
-root=$(dirname "$last")/files
+for argument; do case $argument in */root.tar) archive=$argument ;; esac; done
+root=$(dirname "$archive")/files
 mkdir -p "$root/usr/bin" "$root/etc/apt"
 ln -s usr/bin "$root/bin"
 echo "$*" >"$root/etc/arguments"
@@ -28,7 +28,7 @@ echo program >"$root/usr/bin/passwd"
 chmod 6755 "$root/usr/bin/passwd"
 mkfifo "$root/etc/pipe"
 echo 'deb http://user:password@mirror' >"$root/etc/apt/sources.list"
-tar --create --file "$last" --directory "$root" .
+tar --create --file "$archive" --directory "$root" .
 rm -r "$root"
 "#;
 
@@ -73,6 +73,7 @@ impl Place {
             .args(arguments)
             .env_clear()
             .env("PATH", self.programs.path())
+            .current_dir(self.programs.path())
             .stdin(Stdio::null())
             .output()
             .unwrap();
