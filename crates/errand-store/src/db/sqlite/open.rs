@@ -402,6 +402,9 @@ pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::
     };
     let conn =
         Connection::open_with_flags(dir.join(FILE), access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    if read_only && needs_rollback(&conn) {
+        roll_back(dir)?;
+    }
     conn.set_prepared_statement_cache_capacity(128);
     // Query plans then do not depend on bound values. Otherwise, statements with conditions on indexed columns would
     // be compiled again for each use.
@@ -426,6 +429,29 @@ pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::
     conn.pragma_update(None, "cache_size", -cache_kib)?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(conn)
+}
+
+/// Reads the schema's table, which opens the database's files.
+const FIRST_READ: &str = "SELECT count(*) FROM sqlite_master";
+
+/// Whether a transaction was interrupted by a kill before the database had a write-ahead log, so that its pages have to
+/// be restored from the rollback journal. A read-only connection cannot do this.
+fn needs_rollback(conn: &Connection) -> bool {
+    let read = conn.query_row(FIRST_READ, [], |_| Ok(()));
+    // Whoever reads next sees any other error.
+    read.is_err_and(|error| {
+        error
+            .sqlite_error()
+            .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_READONLY_ROLLBACK)
+    })
+}
+
+/// Lets SQLite roll back an interrupted transaction. This loses nothing, because the transaction was never committed.
+fn roll_back(dir: &Path) -> rusqlite::Result<()> {
+    let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(dir.join(FILE), access)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    conn.query_row(FIRST_READ, [], |_| Ok(()))
 }
 
 /// Records this start as the time of the store's creation, if no time is recorded yet.
@@ -464,4 +490,37 @@ pub(super) fn schema_of(conn: &Connection) -> rusqlite::Result<i64> {
         [],
         |row| row.get(0),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a database and a rollback journal as a kill during the first transactions leaves them.
+    fn interrupted(dir: &Path) {
+        let made = tempfile::tempdir().unwrap();
+        let from = made.path().join(FILE);
+        let conn = Connection::open(&from).unwrap();
+        conn.execute_batch(
+            "CREATE TABLE t (x); INSERT INTO t VALUES (1); PRAGMA cache_size = 4; BEGIN; \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) \
+             INSERT INTO t SELECT randomblob(1000) FROM n;",
+        )
+        .unwrap();
+        for name in [FILE.to_owned(), format!("{FILE}-journal")] {
+            fs::copy(made.path().join(&name), dir.join(&name)).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_interrupted_transaction_is_rolled_back_before_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        interrupted(dir.path());
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let conn = Connection::open_with_flags(dir.path().join(FILE), flags).unwrap();
+        assert!(needs_rollback(&conn), "the test makes what it is about");
+        let conn = connect(dir.path(), true, 256).unwrap();
+        let count = conn.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+        assert_eq!(count.unwrap(), 1);
+    }
 }
