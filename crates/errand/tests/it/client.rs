@@ -97,7 +97,8 @@ async fn a_keyed_call_takes_effect_once_and_lists_are_read_to_the_end() {
         .unwrap();
     assert_eq!(all.len(), 101);
     assert_eq!(all.last().unwrap().id, first.id);
-    let page = client.runs(&RunFilter::new(), PageRequest::of(2).offset(100));
+    let filter = RunFilter::new();
+    let page = client.runs(&filter, PageRequest::of(2).offset(100));
     let page = page.await.unwrap().into_value();
     assert_eq!((page.items.len(), page.total), (1, 101));
     let failed = RunFilter::new().status(RunStatus::Failed);
