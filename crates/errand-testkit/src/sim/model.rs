@@ -154,7 +154,7 @@ impl Session for Following {
             } => (notes, usage, message),
         };
         if self.world.sabotages(Sabotage::ReportsUsageTwice) {
-            let again = usage.clone();
+            let again = usage;
             usage.add(&again);
         }
         let now = self.world.now();

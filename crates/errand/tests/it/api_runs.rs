@@ -670,7 +670,7 @@ async fn a_stop_interrupts_active_runs_only() {
         assert_eq!(got["run"]["waiting_on"], Value::Null);
         assert_eq!(got["pending_human_request"], Value::Null);
         let after = seen(&app, &team, run).await;
-        app.stop_run(&team, &run).await;
+        app.stop_run(&team, run).await;
         assert_eq!(
             seen(&app, &team, run).await,
             after,
