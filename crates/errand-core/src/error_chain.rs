@@ -13,6 +13,15 @@ const EXHAUSTED: [i32; 5] = [12, 11, 23, 24, 105];
 /// with is omitted, because some libraries repeat their source in `Display`.
 #[must_use]
 pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    error_chain_with(error, |_| None)
+}
+
+/// Like [`error_chain`], with advice for some of the errors, each after the error's own text and a semicolon.
+#[must_use]
+pub fn error_chain_with(
+    error: &(dyn Error + 'static),
+    advice: impl Fn(&(dyn Error + 'static)) -> Option<&'static str>,
+) -> String {
     let mut text = String::new();
     for cause in std::iter::successors(Some(error), |&error| error.source()) {
         let part = cause.to_string();
@@ -23,6 +32,10 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
             text.push_str(": ");
         }
         text.push_str(&part);
+        if let Some(advice) = advice(cause) {
+            text.push_str("; ");
+            text.push_str(advice);
+        }
     }
     text
 }

@@ -5,25 +5,11 @@
 
 use std::error::Error;
 
-/// Formats an error and its causes as [`error_chain`](errand_core::error_chain::error_chain) does, with advice.
+use errand_core::error_chain::error_chain_with;
+
+/// Formats an error and its causes, with advice.
 pub(super) fn chain_with_advice(error: &(dyn Error + 'static)) -> String {
-    let mut text = String::new();
-    for cause in std::iter::successors(Some(error), |&error| error.source()) {
-        let part = cause.to_string();
-        // Some libraries repeat their source in `Display`.
-        if text.ends_with(&part) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&part);
-        if let Some(advice) = cause.downcast_ref().and_then(advice) {
-            text.push_str("; ");
-            text.push_str(advice);
-        }
-    }
-    text
+    error_chain_with(error, |cause| cause.downcast_ref().and_then(advice))
 }
 
 fn advice(error: &errand_client::Error) -> Option<&'static str> {

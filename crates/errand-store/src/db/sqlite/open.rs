@@ -334,7 +334,8 @@ pub struct DirLock {
 }
 
 impl Store {
-    /// Reads from a data directory's database without locking or migrating it.
+    /// Reads from a data directory's database without locking or migrating it. A transaction that a kill interrupted is
+    /// rolled back, as by any reader with write access.
     pub(crate) fn look<T>(
         dir: &Path,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -450,6 +451,8 @@ fn needs_rollback(conn: &Connection) -> bool {
 fn roll_back(dir: &Path) -> rusqlite::Result<()> {
     let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(dir.join(FILE), access)?;
+    // In case there is a write-ahead log too: only the writer may remove it.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     conn.query_row(FIRST_READ, [], |_| Ok(()))
 }
