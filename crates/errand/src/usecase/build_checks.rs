@@ -50,9 +50,12 @@ pub(crate) async fn check_reach(
             .iter()
             .find(|name| !there.contains(name))
         {
-            return Err(UseCaseError::Refused(format!(
-                "{within}config: the secret {absent} does not exist; an admin or owner can set it with POST /v1/secrets"
-            )));
+            return Err(UseCaseError::invalid(
+                &format!("{within}config"),
+                format!(
+                    "the secret {absent} does not exist; an admin or owner can set it with POST /v1/secrets"
+                ),
+            ));
         }
     }
     let ids = config.reach.connections.clone();
@@ -61,9 +64,10 @@ pub(crate) async fn check_reach(
         .iter()
         .find(|id| !there.iter().any(|connection| connection.id == **id))
     {
-        return Err(UseCaseError::Refused(format!(
-            "{within}config.data.connections: the connection {absent} does not exist"
-        )));
+        return Err(UseCaseError::invalid(
+            &format!("{within}config.data.connections"),
+            format!("the connection {absent} does not exist"),
+        ));
     }
     let mut named: Vec<(String, &str, Option<Policy>)> = Vec::new();
     for (tool, policy) in &config.tools {
@@ -71,23 +75,27 @@ pub(crate) async fn check_reach(
     }
     for name in config.all_of.keys() {
         if !there.iter().any(|connection| connection.name == *name) {
-            return Err(UseCaseError::Refused(format!(
-                "{within}config.data.tools.{name}__*: none of the connections in data.connections is named {name:?}"
-            )));
+            return Err(UseCaseError::invalid(
+                &format!("{within}config.data.tools.{name}__*"),
+                format!("none of the connections in data.connections is named {name:?}"),
+            ));
         }
     }
     for (path, tool) in config.playbook.iter().flat_map(|p| p.tools()) {
         if connection_of(tool).is_some() && !config.names(tool) {
-            return Err(UseCaseError::Refused(format!(
-                "{within}config.data.{path}.tool: this build does not have the tool {tool:?}; add it to data.tools, or add all tools of its connection with <connection>__*"
-            )));
+            return Err(UseCaseError::invalid(
+                &format!("{within}config.data.{path}.tool"),
+                format!(
+                    "this build does not have the tool {tool:?}; add it to data.tools, or add all tools of its connection with <connection>__*"
+                ),
+            ));
         }
         named.push((format!("data.{path}.tool"), tool, None));
     }
     for (path, tool, policy) in named {
         if let Some(connection) = connection_of(tool) {
             check_tool(&there, connection, tool, policy)
-                .map_err(|why| UseCaseError::Refused(format!("{within}config.{path}: {why}")))?;
+                .map_err(|why| UseCaseError::invalid(&format!("{within}config.{path}"), why))?;
         }
     }
     // `connections_of` returns the rows in the order of the build's ids.
@@ -112,9 +120,10 @@ async fn check_assignments(
     let there = engine.store.agents_among(team, ids.clone()).await?;
     match ids.iter().position(|id| !there.contains(id)) {
         None => Ok(()),
-        Some(place) => Err(UseCaseError::Refused(format!(
-            "{within}config.data.assignments[{place}]: the team does not have this assignment; GET /v1/agents lists the existing ones"
-        ))),
+        Some(place) => Err(UseCaseError::invalid(
+            &format!("{within}config.data.assignments[{place}]"),
+            "the team does not have this assignment; GET /v1/agents lists the existing ones",
+        )),
     }
 }
 

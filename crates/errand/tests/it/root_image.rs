@@ -10,9 +10,9 @@ use tempfile::TempDir;
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/root-image");
 
 /// The programs that the script needs besides the tools that build the root.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "bash", "basename", "cat", "chmod", "cut", "dirname", "du", "find", "mkdir", "mktemp", "mv",
-    "realpath", "rm", "timeout",
+    "tail", "realpath", "rm", "timeout",
 ];
 
 /// Writes a root directory with files that are not harmless to the archive that it is given.

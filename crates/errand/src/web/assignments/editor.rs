@@ -191,14 +191,9 @@ async fn made(
     };
     match check_reach(web, visitor.team_id(), &parsed, "").await {
         Ok(_) => Ok(Ok((name, config))),
-        Err(UseCaseError::Refused(message)) => {
-            let message = message.trim_start_matches("config.");
-            let (path, message) = message.split_once(": ").unwrap_or(("", message));
-            let bad = BadConfig {
-                path: path.to_owned(),
-                message: message.to_owned(),
-            };
-            Ok(Err(error_at(&bad, sent)))
+        Err(UseCaseError::Invalid { field, message }) => {
+            let path = field.strip_prefix("config.").unwrap_or(&field).to_owned();
+            Ok(Err(error_at(&BadConfig { path, message }, sent)))
         }
         Err(error) => Err(error.into()),
     }
