@@ -1,7 +1,8 @@
 //! The common part of all requests and responses, of the API and of the pages.
 //!
-//! Guarantees: nothing here calls an endpoint or draws a page (`pages` is handed over). [`layered`] adds the middleware of every request, in this order
-//! from the outside: id and log line ([`request`]), panics, compression, discarding unread bodies ([`drain`]).
+//! Guarantees: nothing here calls an endpoint or draws a page ([`pages`] is handed over). [`layered`] adds the middleware
+//! of every request, in this order from the outside: id and log line ([`request`]), panics, compression, discarding
+//! unread bodies ([`drain`]).
 //!
 //! Non-goals: authentication and permissions (`api::auth`, `web::guard`).
 
