@@ -8,7 +8,8 @@ use errand_store::{ForkRun, Store, StoreError};
 use crate::model::Models;
 use crate::model::network::OwnProviders;
 
-/// Maximum number of checks for one run. A second one is needed only if another build becomes live in between.
+/// Maximum number of checks for one run. A second one is needed only if another build becomes live in between, which takes
+/// a person or a deployment; a program that publishes builds without pause must not hold up a run for good.
 pub(crate) const CHECKS_MAX: usize = 8;
 
 /// Starts a run of an agent's live build. Ignores `expected_build`.
@@ -73,6 +74,6 @@ pub(crate) fn checked(
     }
 }
 
-pub(crate) fn is_of_another_build<T>(done: &Result<T, StoreError>) -> bool {
+fn is_of_another_build<T>(done: &Result<T, StoreError>) -> bool {
     matches!(done, Err(StoreError::BuildChanged { .. }))
 }

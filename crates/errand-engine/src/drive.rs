@@ -33,13 +33,15 @@ use errand_core::transcript::{Body, Entry, NewEntry, Outcome, ToolCall};
 use errand_sandbox::Charged;
 use errand_store::RevocationListener;
 use errand_store::StoreError;
-use errand_store::model::{Claimed, Committed, DrivenRun, LateResults, StepCommit, StepEnd, Usage};
+use errand_store::model::{
+    CheckedBuild, Claimed, Committed, DrivenRun, LateResults, StepCommit, StepEnd, Usage,
+};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::checked_start::{CHECKS_MAX, is_of_another_build};
+use crate::checked_start::CHECKS_MAX;
 use crate::connect::{Offer, OfferFor};
 use crate::context::EngineContext;
 use crate::model::{self, ModelError, Session, Setup};
@@ -52,6 +54,8 @@ use calls::{call_tool, known};
 const BUFFERED_ENTRIES_MAX: usize = 64;
 /// Maximum time that entries gather, in milliseconds. People see a run's progress with at most this delay.
 const BUFFERED_MS_MAX: u64 = 100;
+/// The reason for refusing a child run whose build could not be checked in time.
+const CHANGES_TOO_OFTEN: &str = "its build changes faster than it can be checked; try again later";
 
 /// Why a drive ended although its run neither waits nor has ended.
 #[derive(Debug, thiserror::Error)]
@@ -434,15 +438,25 @@ impl Driver<'_> {
         Ok(committed.goes_on)
     }
 
-    /// Commits a step. If it starts a child run of another build than the one that was checked, checks again.
+    /// Commits a step. If it starts a child run of another build than the one that was checked, checks again, and in the end
+    /// refuses the child run, which is a result of the call.
     async fn commit_checked(&self, step: &mut StepCommit) -> Result<Committed, StoreError> {
         let mut checks = 1;
         loop {
             let commit = || self.engine.store.commit_step(step.clone());
             let committed = retry_while_unavailable(self.engine, commit).await;
-            match &mut step.end {
-                StepEnd::Child(start) if checks < CHECKS_MAX && is_of_another_build(&committed) => {
-                    start.expected_build = self.checked_child(start).await?;
+            match (&mut step.end, &committed) {
+                (StepEnd::Child(start), Err(StoreError::BuildChanged { build }))
+                    if checks <= CHECKS_MAX =>
+                {
+                    start.expected_build = if checks < CHECKS_MAX {
+                        self.checked_child(start).await?
+                    } else {
+                        Some(CheckedBuild {
+                            id: *build,
+                            problem: Some(CHANGES_TOO_OFTEN.to_owned()),
+                        })
+                    };
                     checks += 1;
                 }
                 _ => return committed,

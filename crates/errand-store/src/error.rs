@@ -33,8 +33,9 @@ pub enum StoreError {
     /// try again.
     #[error("the live build has changed to {build}")]
     BuildChanged { build: BuildId },
-    /// The run has changed since it was read. Nothing was changed; it may be read and decided again.
-    #[error("the run {run} was changed by something else at the same time")]
+    /// The run has changed between reading and writing, although one transaction does both. A defect of the server; nothing
+    /// was changed.
+    #[error("the run {run} was written twice in one change")]
     Raced { run: RunId },
     /// The claim is not held any more. The driver must stop and write nothing.
     #[error("the claim on the run is not held any more")]

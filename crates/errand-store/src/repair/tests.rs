@@ -260,7 +260,7 @@ async fn what_has_ended_is_left_as_it_is_but_for_failures_that_are_retried() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_set_aside_is_asked_again() {
+async fn a_request_that_was_quarantined_is_asked_again() {
     let runs = Runs::new().await;
     let (run, request) = runs.waiting().await;
     // The state after a start that could not read the row.

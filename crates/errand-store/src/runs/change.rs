@@ -2,9 +2,9 @@
 //!
 //! # Guarantees
 //!
-//! Every change of a run's status goes through [`Change::apply`], and so through [`errand_core::run::apply`].
-//! Everything that follows from the change for the run itself (events, deliveries, a wake-up) is written by
-//! [`Change::finish`] in the same transaction. A change neither reads nor writes other runs: what follows for them is
+//! Every change of a run's status goes through [`Change::apply`], and so through [`errand_core::run::apply`], except that
+//! of a run whose row cannot be read (`quarantine`). Everything that follows from the change for the run itself (the row,
+//! entries, events, deliveries, a wake-up) is written by the change in the same transaction. A change neither reads nor writes other runs: what follows for them is
 //! recorded as [`FollowUp`]s, which [`settle`](super::settle::settle) executes.
 
 use errand_core::author::By;
@@ -143,6 +143,12 @@ impl<'t> Change<'t> {
         }
         let closed = match closing.filter(|_| transition.closes_request) {
             Some(closing) => Some(self.close(&closing)?),
+            // No effect of a transition is ever left out.
+            None if transition.closes_request && self.row.request.is_some() => {
+                return Err(StoreError::Refused(format!(
+                    "the event {event:?} closes the run's request, but how was not given"
+                )));
+            }
             None => None,
         };
         if transition.fences {

@@ -600,34 +600,31 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
             change.ask(request)?;
             Ok(false)
         }
-        StepEnd::Child(new) => {
-            // `start` looks for the child of this call in the row as this step leaves it.
-            match children::start(change.tx, &change.row, new, step.now)? {
-                Child::Waits(child) => {
-                    change.release();
-                    change.row.wake_at = None;
-                    change.waits_on(WaitReason::ChildRun, Some(child.to_string()), None);
-                    change.mark_updated();
-                    Ok(false)
-                }
-                Child::Gives(source, outcome) => {
-                    if let Some(source) = source {
-                        change.append(None, *source)?;
-                    }
-                    change.append(
-                        None,
-                        Body::ToolResult {
-                            call_id: new.call_id.clone(),
-                            name: "run_assignment".to_owned(),
-                            outcome,
-                        },
-                    )?;
-                    let deadline = change.row.deadline;
-                    change.waits_on(WaitReason::Tool, None, deadline);
-                    Ok(true)
-                }
+        StepEnd::Child(new) => match children::start(change.tx, &change.row, new, step.now)? {
+            Child::Waits(child) => {
+                change.release();
+                change.row.wake_at = None;
+                change.waits_on(WaitReason::ChildRun, Some(child.to_string()), None);
+                change.mark_updated();
+                Ok(false)
             }
-        }
+            Child::Gives(source, outcome) => {
+                if let Some(source) = source {
+                    change.append(None, *source)?;
+                }
+                change.append(
+                    None,
+                    Body::ToolResult {
+                        call_id: new.call_id.clone(),
+                        name: "run_assignment".to_owned(),
+                        outcome,
+                    },
+                )?;
+                let deadline = change.row.deadline;
+                change.waits_on(WaitReason::Tool, None, deadline);
+                Ok(true)
+            }
+        },
         StepEnd::Sleep(until) => {
             change.release();
             change.row.wake_at = Some(*until);

@@ -9,8 +9,8 @@ use errand_core::time::Timestamp;
 use rusqlite::Row;
 use rusqlite::types::{Value as SqlValue, ValueRef};
 
-use crate::db::types::{Blob, Ms, count, int, word};
-use crate::error::Result;
+use crate::db::types::{Blob, Ms, int, word};
+use crate::error::{Result, StoreError};
 use crate::runs::principal::Principal;
 
 /// A value that is stored in [`Stored::COUNT`] adjacent columns.
@@ -37,7 +37,28 @@ impl<'r> Columns<'r> {
     pub(crate) fn read<T: Stored>(&mut self, column: &'static str) -> Result<T> {
         let at = self.next;
         self.next += T::COUNT;
-        T::read(self.row, at, column)
+        T::read(self.row, at, column).map_err(|error| damaged(error, column))
+    }
+}
+
+/// A value of a type or size that the column never holds means that the row is damaged, not that the statement failed.
+fn damaged(error: StoreError, column: &'static str) -> StoreError {
+    use rusqlite::Error as E;
+    match error {
+        StoreError::Sql(
+            E::FromSqlConversionFailure(..)
+            | E::InvalidColumnType(..)
+            | E::IntegralValueOutOfRange(..),
+        ) => corrupt(column, "its value has the wrong type or size"),
+        error => error,
+    }
+}
+
+fn corrupt(column: &'static str, message: &str) -> StoreError {
+    StoreError::Corrupt {
+        table: "runs",
+        column,
+        message: message.to_owned(),
     }
 }
 
@@ -129,8 +150,9 @@ impl Stored for String {
 }
 
 impl Stored for u64 {
-    fn read(row: &Row<'_>, at: usize, _: &'static str) -> Result<Self> {
-        Ok(row.get(at).map(count)?)
+    fn read(row: &Row<'_>, at: usize, column: &'static str) -> Result<Self> {
+        // A default would not be what the guard of an UPDATE finds, which would then change nothing, each time anew.
+        u64::try_from(row.get::<_, i64>(at)?).map_err(|_| corrupt(column, "it is negative"))
     }
 
     fn write(&self, values: &mut Vec<SqlValue>) {

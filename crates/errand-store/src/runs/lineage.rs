@@ -1,6 +1,6 @@
 //! The tree of runs: which run started which, and which run waits for which.
 //!
-//! Reads and writes `child_runs` only. The end of a run affects others through follow-ups (see `follow_ups`).
+//! Of the tables, only `child_runs` is written here. The end of a run affects others through follow-ups (see `follow_ups`).
 
 use errand_core::budget::Used;
 use errand_core::id::{HumanRequestId, RunId};

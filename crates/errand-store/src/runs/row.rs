@@ -67,7 +67,7 @@ macro_rules! run_row {
                 IndexedColumns { $($i: self.$i.clone(),)+ }
             }
 
-            fn has_moved(&self, stored: &IndexedColumns) -> bool {
+            fn indexed_changed(&self, stored: &IndexedColumns) -> bool {
                 $(self.$i != stored.$i)||+
             }
 
@@ -247,8 +247,8 @@ impl RunRow {
     /// [`StoreError::Raced`] if the stored row is another one.
     pub(crate) fn update(&self, conn: &Connection, stored: &AsStored) -> Result<()> {
         let mut values = Vec::with_capacity(INDEXED.len() + PROGRESS.len() + GUARD_LEN);
-        let has_moved = self.has_moved(&stored.indexed);
-        if has_moved {
+        let indexed_changed = self.indexed_changed(&stored.indexed);
+        if indexed_changed {
             self.write_indexed(&mut values);
         }
         self.write_progress(&mut values);
@@ -257,7 +257,11 @@ impl RunRow {
         stored.step.write(&mut values);
         stored.sequence.write(&mut values);
         stored.indexed.claim.write(&mut values);
-        let sql = if has_moved { &UPDATE } else { &UPDATE_PROGRESS };
+        let sql = if indexed_changed {
+            &UPDATE
+        } else {
+            &UPDATE_PROGRESS
+        };
         let updated = conn
             .prepare_cached(sql)?
             .execute(params_from_iter(values))?;

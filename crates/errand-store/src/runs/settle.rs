@@ -106,6 +106,11 @@ fn isolated(
     tx.execute_batch("SAVEPOINT one_run")?;
     let done = act();
     if done.is_err() {
+        if tx.is_autocommit() {
+            // SQLite has rolled back the whole transaction, for example because the disk is full. The savepoint is gone,
+            // and only the first error says why.
+            return done.map(|follow_ups| (follow_ups, false));
+        }
         tx.execute_batch("ROLLBACK TO one_run")?;
     }
     tx.execute_batch("RELEASE one_run")?;

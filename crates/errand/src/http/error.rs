@@ -286,14 +286,11 @@ impl From<StoreError> for ApiError {
             StoreError::BuildChanged { .. } => Self::conflict(
                 "the build changes faster than it can be checked; try again",
             ),
-            StoreError::Raced { .. } => Self::unavailable(
-                "the run was changed by something else at the same time; repeat it with the same Idempotency-Key",
-            )
-            .caused_by(error),
             StoreError::Trouble { what, .. } => Self::unavailable(format!(
                 "the server cannot do this now ({what}); repeat the request with the same Idempotency-Key"
             )),
             StoreError::Fenced
+            | StoreError::Raced { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Sql(_)
             | StoreError::Seal(_) => Self::internal(error),

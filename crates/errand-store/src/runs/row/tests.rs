@@ -118,3 +118,26 @@ async fn an_update_of_a_row_that_has_changed_is_refused() {
         assert_eq!(format!("{:?}", runs.row(run).await), format!("{row:?}"));
     }
 }
+
+#[tokio::test]
+async fn a_damaged_value_names_its_column() {
+    for (column, value) in [("step", "-1"), ("sequence", "-1"), ("claim_boot", "x'00'")] {
+        let runs = Runs::new().await;
+        let run = runs.start(None).await;
+        let read = runs.f.store.write(move |tx| {
+            tx.execute_batch("PRAGMA ignore_check_constraints = ON")?;
+            let damage = format!("UPDATE runs SET {column} = {value}");
+            tx.execute_batch(&damage)?;
+            tx.execute_batch("PRAGMA ignore_check_constraints = OFF")?;
+            let read = tx
+                .prepare(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
+                .query_row(params![Blob(run.as_uuid())], read_row)?;
+            Ok(read.map(drop))
+        });
+        let read = read.await.unwrap();
+        assert!(
+            matches!(read, Err(StoreError::Corrupt { table: "runs", column: of, .. }) if of == column),
+            "{column}: {read:?}"
+        );
+    }
+}
